@@ -1,0 +1,94 @@
+"""Codes to range-coded bytes and back: the prior's probabilities meet the range coder here.
+
+One level's payload is the CRC-32 of its codes (4 bytes) and the words of the range coder (32 bits each, little
+endian). Writing and reading share `prior.scan`; the payloads are written coarse to fine and each one needs the
+codes of the coarser levels.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from constriction.stream.queue import RangeDecoder, RangeEncoder
+
+from vqcodec.codes import CodeMap, Codes, check_codes, checksum, map_sizes
+from vqcodec.config import LEVELS
+from vqcodec.entropy import FAMILY
+from vqcodec.errors import DamagedError
+from vqcodec.prior import Array, Prior, scan
+
+_CHECKSUM = struct.Struct("<I")
+
+
+def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> list[bytes]:
+    """Compresses the codes of an image of `height` x `width` pixels; returns a payload per level.
+
+    `quality` is in hundredths. Raises `ValueError` for codes that do not fit the prior.
+    """
+    payloads: list[bytes] = []
+    context: Array | None = None
+    for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
+        check_codes(code_map, prior.levels[level].config, size)
+        context = prior.context(level, quality, codes[level - 1] if level else None, context)
+        encoder = RangeEncoder()
+
+        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: RangeEncoder = encoder, known: CodeMap = code_map) -> Array:
+            symbols = known[stage, rows, columns]
+            encoder.encode(symbols, FAMILY, freqs)
+            return symbols
+
+        scan(prior, level, context, size, push)
+        payloads.append(_CHECKSUM.pack(checksum(code_map)) + encoder.get_compressed().astype("<u4").tobytes())
+    return payloads
+
+
+def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quality: int) -> Codes:
+    """Decompresses the three payloads of an image of `height` x `width` pixels.
+
+    Raises `DamagedError` where a payload is malformed or the decoded codes fail their checksum.
+    """
+    maps: list[CodeMap] = []
+    context: Array | None = None
+    for level, (payload, size) in enumerate(zip(payloads, map_sizes(height, width), strict=True)):
+        if len(payload) < _CHECKSUM.size or len(payload) % 4:
+            raise DamagedError(f"the payload of the level '{LEVELS[level]}' has an impossible length; copy the file again")
+        context = prior.context(level, quality, maps[-1] if level else None, context)
+        code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
+        words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
+        decoder = RangeDecoder(words)
+
+        def pull(stage: int, rows: Array, columns: Array, freqs: Array, decoder: RangeDecoder = decoder, known: CodeMap = code_map) -> Array:
+            symbols = decoder.decode(FAMILY, freqs)
+            known[stage, rows, columns] = symbols
+            return symbols
+
+        try:
+            scan(prior, level, context, size, pull)
+        except AssertionError as error:  # constriction's report of words that no encoder writes
+            raise DamagedError(f"the payload of the level '{LEVELS[level]}' is no valid code; copy the file again") from error
+        if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
+            raise DamagedError(
+                f"the codes of the level '{LEVELS[level]}' fail their checksum although the file is intact; please report this with the file"
+            )
+        maps.append(code_map)
+    return Codes(*maps)
+
+
+def ideal_bits(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> list[list[float]]:
+    """-log2 of the codes' probability under the prior: bits per level and stage, without any coder's overhead."""
+    levels: list[list[float]] = []
+    context: Array | None = None
+    for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
+        context = prior.context(level, quality, codes[level - 1] if level else None, context)
+        bits = [0.0] * len(code_map)
+
+        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: CodeMap = code_map) -> Array:
+            symbols = known[stage, rows, columns]
+            bits[stage] += float(np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols]).sum())
+            return symbols
+
+        scan(prior, level, context, size, add)
+        levels.append(bits)
+    return levels

@@ -1,0 +1,102 @@
+"""Images to `.vq` files and back: the table of contents of the whole codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vqcodec import bitstream, container
+from vqcodec.codes import Codes, map_sizes
+from vqcodec.config import LEVELS
+from vqcodec.container import Container, Section
+from vqcodec.errors import ImageError, WrongModelError
+from vqcodec.model import Model, load_model, model_names, quality_steps
+from vqcodec.transform import Image
+
+ModelLike = Model | str | Path
+
+
+def compress(image: Image, quality: float = 50, model: ModelLike = "default") -> bytes:
+    """Compresses an image uint8 (H, W, 3) to the bytes of a `.vq` file.
+
+    `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
+    """
+    opened = _open(model)
+    if max(image.shape[:2]) > container.MAX_SIDE:
+        raise ImageError(f"the image is {image.shape[1]} x {image.shape[0]}; a side can have {container.MAX_SIDE} pixels at most")
+    codes = opened.encode(image, quality)
+    return pack_codes(codes, image.shape[0], image.shape[1], quality, opened)
+
+
+def pack_codes(codes: Codes, height: int, width: int, quality: float, model: ModelLike = "default") -> bytes:
+    """Codes of an image of `height` x `width` pixels to the bytes of a `.vq` file. Raises `ValueError` for misfits."""
+    opened, steps = _open(model), quality_steps(quality)
+    payloads = bitstream.write(opened.prior, codes, height, width, steps)
+    kinds = {name: kind for kind, name in container.SECTION_TYPES.items()}
+    sections = tuple(Section(kinds[name], payload) for name, payload in zip(LEVELS, payloads, strict=True))
+    return container.pack(Container(opened.id, width, height, steps, sections))
+
+
+def decompress(data: bytes, model: ModelLike | None = None) -> Image:
+    """Decompresses the bytes of a `.vq` file to an image uint8 (H, W, 3).
+
+    `model` is needed only for a file made with a model that does not come with the package.
+    Raises `FormatError` for anything wrong in the data and `WrongModelError` where another model is needed.
+    """
+    held = container.unpack(data)
+    opened = find_model(held.model_id, model)
+    codes = bitstream.read(opened.prior, [s.payload for s in held.sections], held.height, held.width, held.quality)
+    return opened.decode(codes, held.height, held.width, held.quality / 100)
+
+
+def decode_codes(data: bytes, model: ModelLike | None = None) -> Codes:
+    """Entropy decoding alone: the codes in a `.vq` file. Raises as `decompress` does."""
+    held = container.unpack(data)
+    opened = find_model(held.model_id, model)
+    return bitstream.read(opened.prior, [s.payload for s in held.sections], held.height, held.width, held.quality)
+
+
+def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
+    """Describes a `.vq` file without decoding it: what `vqcodec info --json` prints.
+
+    `model` (its name) and `codes` (shapes) are None where the file's model is not at hand.
+    """
+    held = container.unpack(data)
+    try:
+        opened = find_model(held.model_id, model)
+    except WrongModelError:
+        opened = None
+    return {
+        "width": held.width,
+        "height": held.height,
+        "quality": held.quality / 100,
+        "model": opened.name if opened else None,
+        "model_id": held.model_id.hex(),
+        "format_version": container.VERSION,
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (held.width * held.height),
+        "sections": {s.name: len(s.payload) + container.SECTION_OVERHEAD for s in held.sections},
+        "codes": _code_shapes(opened, held) if opened else None,
+    }
+
+
+def find_model(model_id: bytes, model: ModelLike | None) -> Model:
+    """Returns the model with this id: the given one, or one that comes with the package.
+
+    Raises `WrongModelError` where the ids differ.
+    """
+    candidates = [_open(model)] if model is not None else [load_model(name) for name in model_names()]
+    for candidate in candidates:
+        if candidate.id == model_id:
+            return candidate
+    known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates)
+    raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
+
+
+def _code_shapes(model: Model, held: Container) -> dict[str, list[int]]:
+    sizes = map_sizes(held.height, held.width)
+    return {name: [level.stages, *size] for name, level, size in zip(LEVELS, model.config.transform.levels, sizes, strict=True)}
+
+
+def _open(model: ModelLike) -> Model:
+    return model if isinstance(model, Model) else load_model(model)

@@ -1,0 +1,57 @@
+"""Every error that vqcodec raises on purpose.
+
+The library raises these, only the command line prints them (one line, exit 1). Each message says what is wrong
+and what to do next.
+"""
+
+
+class VQCodecError(Exception):
+    """The root: catch this to catch everything that vqcodec raises on purpose."""
+
+
+class ImageError(VQCodecError):
+    """The input is no image that can be read, or has a shape or type that the codec does not take."""
+
+
+class OutputError(VQCodecError):
+    """The output cannot be written, or exists and was not to be overwritten."""
+
+
+class FormatError(VQCodecError):
+    """The data is not a well-formed `.vq` file."""
+
+
+class BadMagicError(FormatError):
+    """The data does not begin with the magic of a `.vq` file."""
+
+
+class UnsupportedVersionError(FormatError):
+    """The file has a format version that this release does not know."""
+
+
+class TruncatedError(FormatError):
+    """The file ends before its sections do."""
+
+
+class DamagedError(FormatError):
+    """A checksum or a length in the file does not hold."""
+
+
+class ModelError(VQCodecError):
+    """The root of errors about models."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model has that name or lies at that path."""
+
+
+class InvalidModelError(ModelError):
+    """A model folder is incomplete, malformed, or breaks the exactness bound."""
+
+
+class WrongModelError(ModelError):
+    """The file was made with another model than the one given."""
+
+
+class TrainingError(VQCodecError):
+    """Training cannot start: no usable images, or a checkpoint that does not fit."""

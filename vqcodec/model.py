@@ -1,0 +1,131 @@
+"""A model folder: configuration, transform and prior, and the identity that files carry.
+
+A folder holds `model.json` (configuration and card), `encode.onnx` and `decode.onnx` (graphs without weights),
+`transform.safetensors` (their weights, once, in half precision) and `prior.safetensors` (integers).
+The id of a model is the beginning of the SHA-256 over its configuration and those four files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from vqcodec.codes import Codes
+from vqcodec.config import QUALITY_STEPS, ModelConfig
+from vqcodec.container import MODEL_ID_BYTES
+from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError
+from vqcodec.prior import Prior
+from vqcodec.transform import Image, Transform
+
+CARD = "model.json"
+ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
+RUNTIME_FILES = (DECODE, ENCODE, PRIOR, WEIGHTS)
+CARD_FORMAT = 1  # version of model.json itself
+
+
+def quality_steps(quality: float) -> int:
+    """Quality 0..100 in hundredths; raises `ValueError` outside."""
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality {quality} lies outside 0..100")
+    return round(quality * QUALITY_STEPS / 100)
+
+
+class Model:
+    """One trained model. Its parts open when they are first used: decoding codes never touches the transform."""
+
+    def __init__(self, name: str, config: ModelConfig, card: dict[str, Any], files: dict[str, bytes]):
+        self.name, self.config, self.card = name, config, card
+        self._files = files
+        self.id = model_id(config, files)
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The integer prior; raises `InvalidModelError` where it breaks the exactness bound."""
+        return Prior.from_tensors(self._tensors(PRIOR), self.config)
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The transform's graphs in ONNX Runtime; raises `InvalidModelError` where they cannot be opened."""
+        weights = {name: np.ascontiguousarray(value) for name, value in self._tensors(WEIGHTS).items()}
+        return Transform(self.config.transform, self._session(ENCODE, weights), self._session(DECODE, weights))
+
+    def encode(self, image: Image, quality: float) -> Codes:
+        """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100.
+
+        Raises `ImageError` for another type or shape and `ValueError` for another quality.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(f"an image must be uint8 (H, W, 3), this is {image.dtype} {image.shape}; convert it first")
+        return self.transform.encode(image, quality_steps(quality))
+
+    def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3) -> Image:
+        """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones."""
+        return self.transform.decode(codes, height, width, quality_steps(quality), levels)
+
+    def _tensors(self, name: str) -> dict[str, Any]:
+        try:
+            return load_safetensors(self._files[name])
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InvalidModelError(f"the model's {name} cannot be read: {error}; copy or export the model again") from error
+
+    def _session(self, name: str, weights: dict[str, Any]) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        try:
+            options.add_external_initializers(list(weights), values)
+            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has no exception class of its own
+            raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error
+
+
+def model_id(config: ModelConfig, files: dict[str, bytes]) -> bytes:
+    """The first `MODEL_ID_BYTES` of the SHA-256 over the configuration and the runtime files in order of name."""
+    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True, separators=(",", ":")).encode())
+    for name in RUNTIME_FILES:
+        digest.update(files[name])
+    return digest.digest()[:MODEL_ID_BYTES]
+
+
+def models_folder() -> Path:
+    """Where the models that come with the package lie: in the wheel beside the code, in a checkout beside the package."""
+    inside = Path(__file__).parent / "models"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "models"
+
+
+def load_model(name_or_path: str | Path = "default") -> Model:
+    """Opens a model by its name among those that come with the package, or by the path of its folder.
+
+    Raises `ModelNotFoundError` or `InvalidModelError`. Opened models are kept: a second call costs nothing.
+    """
+    text = str(name_or_path)
+    folder = models_folder() / text if text.isidentifier() and not Path(text).is_dir() else Path(text)
+    if not (folder / CARD).is_file():
+        raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one of {', '.join(model_names())}")
+    return _load(folder.resolve())
+
+
+def model_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in models_folder().glob(f"*/{CARD}"))
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path) -> Model:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        files = {name: (folder / name).read_bytes() for name in RUNTIME_FILES}
+    except (OSError, ValueError) as error:
+        raise InvalidModelError(f"the model in {folder} is incomplete: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != CARD_FORMAT:
+        raise InvalidModelError(f"{folder / CARD} is not of the format {CARD_FORMAT}; export the model again")
+    return Model(str(card.get("name", folder.name)), ModelConfig.from_json(card.get("config")), card, files)

@@ -1,0 +1,300 @@
+"""The integer PixelCNN prior in numpy: exact on every machine, scanned in wavefronts.
+
+Shapes: `(n, C)` for the n positions of one wavefront; maps `(H, W, C)`; codes `(S, H, W)`.
+
+All weights and activations are integers, activations in [-127, 127], held in float32. Every matrix product keeps
+`127 * sum |w| + |b| + rounding <= 2 ** 24` for each output channel (checked at load), so every partial sum is an integer that
+float32 holds exactly: the result cannot depend on the order of summation, the thread count, fused operations or
+the BLAS. After a product comes `floor(acc * 2 ** -shift + 1/2)` and a clamp.
+
+Masked 3x3 convolutions (PixelCNN, van den Oord et al. 2016) over the taps (-1,-1) (-1,0) (-1,1) (0,-1) and, after
+the first layer, (0,0): position (row, column) depends only on positions with a smaller `t = column + 2 * row`,
+so all positions of one t are computed together, in `W + 2 (H - 1)` steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
+from vqcodec.entropy import freqs
+from vqcodec.errors import InvalidModelError
+
+Array = NDArray[Any]
+Product = Callable[[Array, Array], Array]
+Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
+
+ACTIVATION_MAX = 127
+EXACT_LIMIT = 2**24  # float32 holds every integer up to here
+MAX_SHIFT = 20
+BAND_POSITIONS = 16_384  # positions per im2col band of the context: bounds its memory at any image size
+RING = 4  # wavefronts that the farthest tap reaches back, plus the current one
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One integer matrix product: weight (I, O), bias (O,) with the rounding half added, scale 2 ** -shift."""
+
+    weight: Array
+    bias: Array
+    scale: np.float32
+
+    def __call__(self, inputs: Array, low: int, product: Product) -> Array:
+        """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
+        return np.clip(self.raw(inputs, product), low, ACTIVATION_MAX, dtype=np.float32)
+
+    def raw(self, inputs: Array, product: Product) -> Array:
+        """(n, I) -> (n, O), rounded, not clamped: the logits."""
+        acc = product(inputs, self.weight)
+        acc += self.bias
+        acc *= self.scale
+        return np.floor(acc, out=acc)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One stage's output: what it adds for the earlier stages' codes, its hidden layer and its logits."""
+
+    hidden: Layer
+    logits: Layer
+    embed: Array | None  # (K, C) of this stage's own code, for the later stages; None for the last
+
+
+@dataclass(frozen=True)
+class ContextNet:
+    """The parallel stack over the coarser level's codes that ends in twice its resolution."""
+
+    embed: Array  # (S', K', C) of the coarser level
+    blocks: list[tuple[Layer, Layer]]
+    up: Layer  # C -> 4 C
+
+
+@dataclass(frozen=True)
+class LevelPrior:
+    """The network of one level."""
+
+    config: LevelConfig
+    quality: Array  # (A, C) int64
+    context: ContextNet | None
+    embed: Array  # (S, K, C)
+    first: Layer
+    trunk: list[tuple[Layer, Layer]]
+    heads: list[Head]
+
+
+def blas_product(inputs: Array, weight: Array) -> Array:
+    """The product that runs by default: float32 in whatever BLAS numpy has."""
+    return inputs @ weight
+
+
+def float64_product(inputs: Array, weight: Array) -> Array:
+    """The same integers by way of float64."""
+    return (inputs.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
+
+
+def int64_product(inputs: Array, weight: Array) -> Array:
+    """The same integers by integer arithmetic, without a BLAS."""
+    return (inputs.astype(np.int64) @ weight.astype(np.int64)).astype(np.float32)
+
+
+class Prior:
+    """The prior of all levels. Immutable after construction, so it may be shared between threads."""
+
+    def __init__(self, levels: list[LevelPrior], product: Product = blas_product):
+        self.levels = levels
+        self.product = product
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Array], config: ModelConfig) -> Prior:
+        """Builds and checks the prior; raises `InvalidModelError` naming the layer and channel that is wrong."""
+        reader = _Reader(tensors)
+        levels = [_read_level(reader, config, index) for index in range(len(LEVELS))]
+        reader.finish()
+        return Prior(levels)
+
+    def context(self, level: int, quality: int, coarser: Array | None, coarser_context: Array | None) -> Array:
+        """What a level knows before its first code: int8 (H, W, C), or (1, 1, C) for the top level.
+
+        `quality` is in hundredths, `coarser` the next coarser level's codes (S', H/2, W/2) and `coarser_context`
+        what this method returned for that level.
+        """
+        net = self.levels[level]
+        vector = quality_vector(net.quality, quality)
+        if net.context is None:
+            return vector[None, None].astype(np.int8)
+        assert coarser is not None and coarser_context is not None
+        x = _embed(net.context.embed, coarser, coarser_context) + vector
+        np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+        for spatial, mix in net.context.blocks:
+            x = self._context_block(x, spatial, mix)
+        height, width, channels = x.shape
+        up = net.context.up(x.reshape(-1, channels), -ACTIVATION_MAX, self.product).astype(np.int8)
+        up = up.reshape(height, width, 2, 2, channels).transpose(0, 2, 1, 3, 4)
+        return up.reshape(2 * height, 2 * width, channels)
+
+    def _context_block(self, x: Array, spatial: Layer, mix: Layer) -> Array:
+        """x + mix(relu(conv3x3(x))) over the map (H, W, C), band by band."""
+        height, width, channels = x.shape
+        padded = np.zeros((height + 2, width + 2, channels), np.float32)
+        padded[1:-1, 1:-1] = x
+        out = np.empty_like(x)
+        band = max(1, BAND_POSITIONS // width)
+        for row in range(0, height, band):
+            rows = min(band, height - row)
+            taps = [padded[row + i : row + i + rows, j : j + width] for i in range(3) for j in range(3)]
+            columns = np.concatenate(taps, axis=2).reshape(-1, 9 * channels)
+            hidden = spatial(columns, 0, self.product)
+            out[row : row + rows] = mix.raw(hidden, self.product).reshape(rows, width, channels)
+        out += x
+        return np.clip(out, -ACTIVATION_MAX, ACTIVATION_MAX, out=out)
+
+
+def quality_vector(table: Array, quality: int) -> Array:
+    """Interpolates the table (A, C) at `quality` hundredths, in integers; returns float32 (C,)."""
+    position = quality * (len(table) - 1)
+    index, rest = divmod(position, QUALITY_STEPS)
+    upper = (rest * 128 + QUALITY_STEPS // 2) // QUALITY_STEPS
+    following = table[min(index + 1, len(table) - 1)]
+    return (((128 - upper) * table[index] + upper * following + 64) >> 7).astype(np.float32)
+
+
+def _embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
+    """Sum over stages of table rows: tables (S, K, C), codes (S, ...) -> float32 (..., C), not clamped."""
+    total = tables[0][codes[0]] + start
+    for table, code in zip(tables[1:], codes[1:], strict=True):
+        total += table[code]
+    return total
+
+
+class _Wavefronts:
+    """The last four wavefronts of one layer's activations, in rows of the map with a row of zeros above."""
+
+    def __init__(self, height: int, channels: int):
+        self.ring = np.zeros((RING, height + 1, channels), np.float32)
+
+    def taps(self, t: int, first: int, last: int) -> list[Array]:
+        """Activations at (-1,-1) (-1,0) (-1,1) (0,-1) of rows first..last-1 at wavefront t, each (n, C)."""
+        above = slice(first, last)  # the zero row shifts the index by one
+        ring = self.ring
+        return [ring[(t - 3) % RING, above], ring[(t - 2) % RING, above], ring[(t - 1) % RING, above], ring[(t - 1) % RING, first + 1 : last + 1]]
+
+    def put(self, t: int, first: int, values: Array) -> None:
+        """Stores wavefront t, whose rows begin at `first`, over wavefront t - 4."""
+        slot = self.ring[t % RING]
+        slot[max(1, first - 1) : first + 1] = 0  # rows that have ended since: outside the map is zero
+        slot[first + 1 : first + 1 + len(values)] = values
+
+
+def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
+    """Walks a level's map (H, W) in wavefronts and calls `visit` for every stage of each; returns the steps.
+
+    `visit(stage, rows, columns, freqs)` gets the positions (n,) and integer frequencies (n, K) and returns the codes
+    (n,) there: the encoder's pushes the known codes, the decoder's pulls them. `context` is from `Prior.context`.
+    """
+    height, width = size
+    net, product = prior.levels[level], prior.product
+    channels = net.embed.shape[2]
+    inputs = _Wavefronts(height, channels)
+    states = [_Wavefronts(height, channels) for _ in net.trunk]
+    steps = width + 2 * (height - 1)
+    for t in range(steps):
+        first, last = max(0, (t - width + 2) // 2), min(height - 1, t // 2) + 1
+        rows = np.arange(first, last)
+        columns = t - 2 * rows
+        around = np.broadcast_to(context, (height, width, channels))[rows, columns].astype(np.float32)
+        x = net.first(np.concatenate([*inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, product)
+        for state, (spatial, mix) in zip(states, net.trunk, strict=True):
+            hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
+            state.put(t, first, x)
+            x = x + mix.raw(hidden, product)
+            np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+        codes = _visit_stages(net, x, around, product, lambda stage, table: visit(stage, rows, columns, table))
+        inputs.put(t, first, np.clip(_embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX))
+    return steps
+
+
+def _visit_stages(net: LevelPrior, x: Array, around: Array, product: Product, visit: Callable[[int, Array], Array]) -> Array:
+    """One wavefront's stages, each conditioned on the earlier ones; returns the codes (S, n)."""
+    codes = np.empty((net.config.stages, len(x)), np.int32)
+    for stage, head in enumerate(net.heads):
+        hidden = head.hidden(np.concatenate([x, around], axis=1), 0, product)
+        codes[stage] = visit(stage, freqs(head.logits.raw(hidden, product)))
+        if head.embed is not None:
+            x = x + head.embed[codes[stage]]
+            np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+    return codes
+
+
+class _Reader:
+    """Takes tensors by name, checks type and shape, and at the end that none is left over."""
+
+    def __init__(self, tensors: Mapping[str, Array]):
+        self.tensors = dict(tensors)
+
+    def take(self, name: str, dtype: type, shape: tuple[int, ...]) -> Array:
+        if name not in self.tensors:
+            raise InvalidModelError(f"the prior lacks the tensor {name}; export the model again")
+        tensor = self.tensors.pop(name)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise InvalidModelError(f"the prior's {name} is {tensor.dtype} {tensor.shape} instead of {np.dtype(dtype)} {shape}")
+        if dtype is np.int8 and tensor.size and int(tensor.min()) < -ACTIVATION_MAX:
+            raise InvalidModelError(f"the prior's {name} holds -128; integers must lie in -127..127")
+        return tensor
+
+    def table(self, name: str, shape: tuple[int, ...]) -> Array:
+        return self.take(name, np.int8, shape).astype(np.float32)
+
+    def layer(self, name: str, inputs: int, outputs: int) -> Layer:
+        weight = self.take(f"{name}.weight", np.int8, (inputs, outputs)).astype(np.int64)
+        bias = self.take(f"{name}.bias", np.int32, (outputs,)).astype(np.int64)
+        shift = int(self.take(f"{name}.shift", np.int32, ()))
+        if not 0 <= shift <= MAX_SHIFT:
+            raise InvalidModelError(f"the prior's {name}.shift is {shift}, outside 0..{MAX_SHIFT}")
+        half = (1 << shift) >> 1
+        bound = ACTIVATION_MAX * np.abs(weight).sum(0) + np.abs(bias) + half
+        if int(bound.max()) > EXACT_LIMIT:
+            channel = int(bound.argmax())
+            raise InvalidModelError(
+                f"the prior's {name} is not exact: channel {channel} can reach {int(bound[channel])}, above 2^24; export the model again"
+            )
+        return Layer(weight.astype(np.float32), (bias + half).astype(np.float32), np.float32(2.0**-shift))
+
+    def finish(self) -> None:
+        if self.tensors:
+            raise InvalidModelError(f"the prior has unknown tensors: {sorted(self.tensors)[:3]}")
+
+
+def _read_level(reader: _Reader, config: ModelConfig, index: int) -> LevelPrior:
+    name, level, width = LEVELS[index], config.transform.levels[index], config.prior.channels
+    stages, size = level.stages, level.codebook_size
+    quality = reader.take(f"{name}.quality", np.int8, (config.prior.quality_anchors, width)).astype(np.int64)
+    context = None
+    if index:
+        coarser = config.transform.levels[index - 1]
+        table = reader.table(f"{name}.context.embed", (coarser.stages, coarser.codebook_size, width))
+        blocks = _read_blocks(reader, f"{name}.context", config.prior.context_blocks[index - 1], 9, width)
+        context = ContextNet(table, blocks, reader.layer(f"{name}.context.up", width, 4 * width))
+    embed = reader.table(f"{name}.embed", (stages, size, width))
+    first = reader.layer(f"{name}.first", 5 * width, width)
+    trunk = _read_blocks(reader, f"{name}.trunk", config.prior.trunk_blocks[index], 5, width)
+    heads = [
+        Head(
+            reader.layer(f"{name}.head.{stage}.hidden", 2 * width, width),
+            reader.layer(f"{name}.head.{stage}.logits", width, size),
+            reader.table(f"{name}.head.{stage}.embed", (size, width)) if stage < stages - 1 else None,
+        )
+        for stage in range(stages)
+    ]
+    return LevelPrior(level, quality, context, embed, first, trunk, heads)
+
+
+def _read_blocks(reader: _Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:
+    return [
+        (reader.layer(f"{name}.{i}.spatial", taps * width, width), reader.layer(f"{name}.{i}.mix", width, width))
+        for i in range(count)
+    ]

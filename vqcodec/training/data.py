@@ -1,0 +1,82 @@
+"""Training photographs: read once, kept as uint8 in memory, cropped, flipped and rescaled on the device.
+
+Shapes: images uint8 `(3, H, W)`, batches float32 `(B, 3, crop, crop)` in [0, 1].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from vqcodec.errors import TrainingError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sources and varies sharpness
+
+
+def load_images(folder: Path, minimum: int, limit: int | None = None) -> list[Tensor]:
+    """Reads all photographs below `folder` whose sides are at least `minimum` pixels.
+
+    Unreadable and too small files are skipped and counted in a warning. Raises `TrainingError` where nothing is left.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} is not a folder; give one with photographs in it")
+    images: list[Tensor] = []
+    skipped = 0
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+        if limit is not None and len(images) == limit:
+            break
+        try:
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError):
+            skipped += 1
+            continue
+        if min(pixels.shape[:2]) < minimum:
+            skipped += 1
+            continue
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+    if not images:
+        raise TrainingError(f"no usable photograph below {folder}: images must be readable and at least {minimum} pixels a side")
+    if skipped:
+        warnings.warn(f"{skipped} files skipped: unreadable, or smaller than {minimum} pixels", stacklevel=2)
+    return images
+
+
+class CropSampler:
+    """Random crops of random images, the same sequence for the same seed and step (so that a resume is exact)."""
+
+    def __init__(self, images: Sequence[Tensor], crop: int, batch: int, seed: int):
+        self.images, self.crop, self.batch, self.seed = images, crop, batch, seed
+
+    def __call__(self, step: int) -> Tensor:
+        """The batch of `step`: float32 (B, 3, crop, crop) in [0, 1]."""
+        random = np.random.default_rng((self.seed, step))
+        return torch.stack([self._sample(random) for _ in range(self.batch)])
+
+    def _sample(self, random: np.random.Generator) -> Tensor:
+        image = self.images[random.integers(len(self.images))]
+        height, width = image.shape[1:]
+        scale = 1.0 if random.random() < 0.25 else random.uniform(*RESCALE)
+        side = min(round(self.crop / scale), height, width)
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        patch = image[:, top : top + side, left : left + side].float() / 255
+        if side != self.crop:
+            patch = transforms.resize(patch, [self.crop, self.crop], antialias=True).clamp(0, 1)
+        if random.random() < 0.5:
+            patch = patch.flip(2)
+        return patch
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeats the last row and column of (B, C, H, W) up to a multiple of `multiple`."""
+    height, width = image.shape[2:]
+    padding = (0, -width % multiple, 0, -height % multiple)
+    return torch.nn.functional.pad(image, padding, mode="replicate")

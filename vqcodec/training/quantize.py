@@ -1,0 +1,127 @@
+"""Entropy-constrained residual vector quantisation (torch).
+
+Shapes: latents `(N, D)`, codebooks `(S, K, D)`, codes `(N, S)`; N runs over batch and positions.
+
+One level's quantiser chooses, stage after stage, the code that minimises `||r - e_k||^2 - log2 p(k | context)`
+(Chou, Lookabaugh and Gray 1989, eq. 5; with a learned conditional p as in NVTC, Feng et al. 2023, section 3.3).
+The distance already is in bits: the caller scales the latents by `sqrt(lambda)` of the quality.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqcodec.config import LevelConfig
+
+NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
+
+
+class Quantized(NamedTuple):
+    """latents (N, D) with straight-through gradient, codes (N, S), bits (N,), squared error (N,)."""
+
+    latents: Tensor
+    codes: Tensor
+    bits: Tensor
+    distance: Tensor
+
+
+class ResidualQuantizer(nn.Module):
+    """The residual codebooks of one level and their light conditional rate model."""
+
+    def __init__(self, config: LevelConfig, context_width: int):
+        super().__init__()
+        self.config = config
+        stages, size, dim = config.stages, config.codebook_size, config.dim
+        self.codebooks = nn.Parameter(torch.randn(stages, size, dim))
+        self.from_sum = nn.ModuleList([nn.Linear(dim, context_width) for _ in range(stages - 1)])
+        self.hidden = nn.ModuleList([nn.Linear(context_width, context_width) for _ in range(stages)])
+        self.logits = nn.ModuleList([nn.Linear(context_width, size) for _ in range(stages)])
+        self.register_buffer("usage", torch.ones(stages, size), persistent=True)
+
+    def log2_probabilities(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
+        """log2 p(k | context, sum of the earlier stages): (N, C), (N, D) -> (N, K)."""
+        hidden = self.hidden[stage](context)
+        if stage:
+            hidden = hidden + self.from_sum[stage - 1](quantized)
+        logits = self.logits[stage](F.leaky_relu(hidden, 0.1))
+        return F.log_softmax(logits.float(), dim=-1) * 1.4426950408889634
+
+    def forward(self, latents: Tensor, context: Tensor, rate_weight: float) -> Quantized:
+        """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate."""
+        total = torch.zeros_like(latents)  # sum of the chosen vectors, with gradient to the codebooks
+        bits = latents.new_zeros(latents.shape[0])
+        chosen: list[Tensor] = []
+        for stage in range(self.config.stages):
+            log2_p = self.log2_probabilities(stage, context, total.detach())
+            codes = self._choose(latents.detach() - total.detach(), log2_p.detach(), stage, rate_weight)
+            bits = bits - log2_p.gather(1, codes[:, None])[:, 0]
+            total = total + self.codebooks[stage][codes]
+            chosen.append(codes)
+        if self.training:
+            self._count(chosen)
+        distance = (latents - total).square().sum(-1)
+        return Quantized(total + (latents - latents.detach()), torch.stack(chosen, 1), bits, distance)
+
+    def _choose(self, residual: Tensor, log2_p: Tensor, stage: int, rate_weight: float) -> Tensor:
+        """argmin_k ||r - e_k||^2 - rate_weight * log2 p_k: (N, D), (N, K) -> (N,)."""
+        codebook = self.codebooks[stage].detach()
+        with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
+            cost = torch.addmm(codebook.square().sum(-1), residual, codebook.T, alpha=-2.0)
+            return (cost - rate_weight * log2_p).argmin(-1)
+
+    @torch.no_grad()
+    def _count(self, chosen: list[Tensor]) -> None:
+        for stage, codes in enumerate(chosen):
+            counts = torch.bincount(codes, minlength=self.config.codebook_size).float()
+            self.usage[stage].mul_(0.99).add_(counts, alpha=0.01)
+
+    def noisy(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The warm-up's stand-in for quantisation: additive noise and the capacity of that Gaussian channel.
+
+        Returns latents (N, D) plus noise, and bits (N,) `sum 0.5 log2(1 + z^2 / var)`.
+        """
+        bits = 0.5 * torch.log2(1 + latents.square() / NOISE_STD**2).sum(-1)
+        return latents + NOISE_STD * torch.randn_like(latents), bits
+
+    @torch.no_grad()
+    def kmeans_start(self, latents: Tensor, iterations: int = 10) -> None:
+        """Lloyd's algorithm stage after stage on latents (N, D), N >= K; code 0 of every stage starts at zero."""
+        residual = latents.clone()
+        for stage in range(self.config.stages):
+            codebook = residual[torch.randperm(len(residual), device=residual.device)[: self.config.codebook_size]]
+            codebook[0] = 0
+            for _ in range(iterations):
+                codes = torch.cdist(residual, codebook).argmin(-1)
+                sums = torch.zeros_like(codebook).index_add_(0, codes, residual)
+                counts = torch.bincount(codes, minlength=len(codebook))
+                used = counts > 0
+                used[0] = False
+                codebook[used] = sums[used] / counts[used, None]
+            self.codebooks[stage] = codebook
+            residual = residual - codebook[torch.cdist(residual, codebook).argmin(-1)]
+        self.usage.fill_(1.0)
+
+    @torch.no_grad()
+    def split_dead(self, threshold: float) -> int:
+        """Replaces codes used less than `threshold` of the mean by halves of the most used; returns how many."""
+        replaced = 0
+        for stage in range(self.config.stages):
+            usage = self.usage[stage]
+            dead = (usage < threshold * usage.mean()).nonzero()[:, 0]
+            dead = dead[: self.config.codebook_size // 8]  # a few at a time: parents must stay well used
+            if not len(dead):
+                continue
+            parents = usage.argsort(descending=True)[: len(dead)]
+            codebook = self.codebooks[stage]
+            codebook[dead] = codebook[parents] + 0.1 * torch.randn_like(codebook[parents])
+            layer = self.logits[stage]
+            layer.bias[parents] -= 0.6931  # each half is chosen half as often: one bit dearer
+            layer.weight[dead], layer.bias[dead] = layer.weight[parents], layer.bias[parents]
+            usage[parents] *= 0.5
+            usage[dead] = usage[parents]
+            replaced += len(dead)
+        return replaced

@@ -1,0 +1,212 @@
+"""Trains the transform: warm-up with noise, k-means start, then rate and distortion together, averaged weights.
+
+Loss per image, in bits per pixel: `rate + lambda * MSE + VQ distance`, with the VQ distance already in bits
+(quantize.py), and lambda drawn anew for every image of every batch so that one net serves all qualities.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqcodec.config import LEVELS, TransformConfig
+from vqcodec.errors import TrainingError
+from vqcodec.training.data import CropSampler, pad_to_multiple
+from vqcodec.training.vqvae import VQVAE
+
+WARMUP = 0.03  # fraction of the run with noise instead of quantisers
+RATE_START, RATE_END = 0.05, 0.12  # fractions between which the rate term grows to 1
+COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
+WARMUP_DROP, DROP = 0.6, 0.06  # chance that a batch is decoded without its bottom level (half of them also without middle)
+SPLIT_END = 0.75  # no codes are split after this fraction, so that the rate model can settle
+CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the networks
+BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard: the run ends after `steps` or `minutes`, whichever comes first."""
+
+    steps: int
+    minutes: float
+    batch: int = 8
+    crop: int = 192
+    learning_rate: float = 4e-4
+    seed: int = 0
+
+
+class Clock:
+    """Progress of a run in [0, 1], by steps and by the minutes of all its sessions together."""
+
+    def __init__(self, schedule: Schedule, minutes_before: float = 0.0):
+        self.schedule, self.before, self.start = schedule, minutes_before, time.monotonic()
+
+    def minutes(self) -> float:
+        return self.before + (time.monotonic() - self.start) / 60
+
+    def progress(self, step: int) -> float:
+        return min(1.0, max(step / self.schedule.steps, self.minutes() / self.schedule.minutes))
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Constant, then a cosine to zero over the last `COOLDOWN`."""
+    if progress < 1 - COOLDOWN:
+        return min(1.0, progress / 0.005 + 0.02)
+    return 0.5 * (1 + math.cos(math.pi * (progress - 1 + COOLDOWN) / COOLDOWN))
+
+
+class TransformTrainer:
+    """Model, averaged weights, optimiser and the step that ties them; saves and resumes exactly."""
+
+    def __init__(self, config: TransformConfig, schedule: Schedule, device: torch.device):
+        torch.manual_seed(schedule.seed)
+        self.schedule, self.device = schedule, device
+        self.model = VQVAE(config).to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        codebooks = [quantizer.codebooks for quantizer in self.model.quantizers]
+        others = [p for p in self.model.parameters() if all(p is not c for c in codebooks)]
+        # the codebooks must keep up with latents that a whole network moves
+        groups = [{"params": others, "boost": 1.0}, {"params": codebooks, "boost": CODEBOOK_BOOST}]
+        self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, betas=(0.9, 0.99))
+        self.step = 0
+        self.started = False  # whether the k-means start has been made
+        self.minutes = 0.0
+
+    def run(self, sampler: CropSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
+        """Trains to the end of the schedule; yields a row of figures every 50 steps."""
+        clock = Clock(self.schedule, self.minutes)
+        saved, sums, count = clock.minutes(), {}, 0
+        while (progress := clock.progress(self.step)) < 1:
+            row = self.train_step(sampler(self.step).to(self.device), progress)
+            sums = {key: sums.get(key, 0.0) + row.get(key, 0.0) for key in {**sums, **row}}
+            self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
+            if count == 50:
+                yield {"step": self.step, "minutes": self.minutes, **{k: v / count for k, v in sums.items()}}
+                sums, count = {}, 0
+            if clock.minutes() - saved > save_every:
+                self.save(checkpoint)
+                saved = clock.minutes()
+        self.save(checkpoint)
+
+    def train_step(self, images: Tensor, progress: float) -> dict[str, float]:
+        """One optimiser step on float images (B, 3, H, W); returns its figures."""
+        noisy = progress < WARMUP
+        random = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + self.step)
+        # stratified: every batch sees the whole range of qualities
+        quality = (torch.arange(len(images)) + torch.rand(len(images), generator=random)) / len(images)
+        quality = quality.to(self.device)
+        if not noisy and not self.started:
+            self.kmeans_start(images, quality)
+        drop = (WARMUP_DROP if noisy else DROP) * torch.rand((), generator=random).reciprocal().item()
+        levels = 3 if drop < 1 else 2 if drop < 2 else 1
+        rate_weight = min(1.0, max(0.0, (progress - RATE_START) / (RATE_END - RATE_START)))
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            images_last = images.contiguous(memory_format=torch.channels_last)
+            result = self.model(images_last, quality, rate_weight, noisy, levels)
+        weight = self.model.lagrangian(quality)
+        mse = (result.images - images).square().mean((1, 2, 3))
+        bits, distance = sum(result.bits), sum(result.distance)
+        loss = weight * mse + distance + bits * (1.0 if noisy else max(rate_weight, 0.05))
+        loss = (loss * (weight / self.model.config.lambda_min) ** -BALANCE).mean()
+        factor = learning_rate_factor(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate * factor * group["boost"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        replaced = 0
+        if not noisy and progress < SPLIT_END and self.step % 200 == 199:
+            replaced = sum(quantizer.split_dead(0.02) for quantizer in self.model.quantizers)
+        self.update_average()
+        row = {"loss": loss.item(), "mse": mse.mean().item(), "bpp": bits.mean().item(), "vq": distance.mean().item()}
+        row |= {f"bpp_{n}": b.mean().item() for n, b in zip(LEVELS, result.bits, strict=False)}
+        return {**row, "low_psnr": -10 * math.log10(mse[0].item() + 1e-9), "high_psnr": -10 * math.log10(mse[-1].item() + 1e-9), "replaced": replaced}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Exponential moving average of the weights, with a horizon that grows to 1,000 steps."""
+        decay = min(0.999, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+        for mean, value in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(value)
+
+    @torch.no_grad()
+    def kmeans_start(self, images: Tensor, quality: Tensor) -> None:
+        """Starts every codebook from the latents that the warmed-up net gives for this batch."""
+        for quantizer, latents in zip(self.model.quantizers, self.model.latents_for_start(images, quality), strict=True):
+            need = 2 * quantizer.config.codebook_size
+            while len(latents) < need:
+                latents = torch.cat([latents, latents + 0.2 * torch.randn_like(latents)])
+            quantizer.kmeans_start(latents[torch.randperm(len(latents))[:20_000]])
+        self.average.load_state_dict(self.model.state_dict())
+        self.started = True
+
+    def save(self, path: Path) -> None:
+        """Writes model, average and optimiser to `path` (safetensors), atomically."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        state = {"step": self.step, "minutes": self.minutes, "started": self.started}
+        temporary = path.with_suffix(".tmp")
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"state": json.dumps(state)})
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote; raises `TrainingError` where it does not fit."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            tensors = load_file(path, device=str(self.device))
+            for prefix, module in (("model.", self.model), ("average.", self.average)):
+                module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            optimizer = self.optimizer.state_dict()
+            for key, value in tensors.items():
+                if key.startswith("optimizer."):
+                    _, index, name = key.split(".")
+                    optimizer["state"].setdefault(int(index), {})[name] = value
+            self.optimizer.load_state_dict(optimizer)
+        except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
+            raise TrainingError(f"{path} is no checkpoint of this configuration: {error}; remove it or drop --resume") from error
+        self.step, self.minutes, self.started = state["step"], state["minutes"], state["started"]
+
+
+@torch.no_grad()
+def evaluate(model: VQVAE, images: Sequence[Tensor], qualities: Sequence[float]) -> list[dict[str, float]]:
+    """Estimated rate (light conditional model) and distortion on whole uint8 images (3, H, W), a row a quality."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows: list[dict[str, float]] = []
+    for quality in qualities:
+        bits, mse, psnr = 0.0, 0.0, 0.0
+        levels = [0.0, 0.0, 0.0]
+        for image in images:
+            original = image[None].to(device).float() / 255
+            padded = pad_to_multiple(original, 32)
+            result = model(padded, torch.tensor([float(quality)], device=device), 1.0)
+            height, width = image.shape[1:]
+            scale = padded.shape[2] * padded.shape[3] / (height * width)
+            pixels = (result.images[:, :, :height, :width].clamp(0, 1) * 255).round() / 255
+            error = (pixels - original).square().mean().item()
+            per_level = [b.item() * scale for b in result.bits]
+            levels = [a + b for a, b in zip(levels, per_level, strict=True)]
+            bits, mse, psnr = bits + sum(per_level), mse + error, psnr - 10 * math.log10(error + 1e-12)
+        n = len(images)
+        rows.append({"quality": quality, "bpp": bits / n, "mse": mse / n * 65025, "psnr": psnr / n, **{f"bpp_{i}": v / n for i, v in enumerate(levels)}})
+    return rows
