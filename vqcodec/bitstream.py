@@ -10,14 +10,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+import constriction
 import numpy as np
-from constriction.stream.queue import RangeDecoder, RangeEncoder
 
 from vqcodec.codes import CodeMap, Codes, check_codes, checksum, map_sizes
 from vqcodec.config import LEVELS
 from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.prior import Array, Prior, scan
+
+RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constriction.stream.queue.RangeDecoder
 
 _CHECKSUM = struct.Struct("<I")
 

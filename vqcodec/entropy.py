@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from math import isqrt
 
+import constriction
 import numpy as np
-from constriction.stream.model import Categorical
 from numpy.typing import NDArray
 
 LOGIT_STEPS = 16  # logit units per bit
 FREQ_BITS = 24  # the largest frequency is 2 ** 24: constriction's own precision
 
-FAMILY = Categorical(perfect=False)  # explicit: the default changes between constriction's versions
+FAMILY = constriction.stream.model.Categorical(perfect=False)  # explicit: the default changes between constriction's versions
 
 
 def _power_of_two(exponent16: int) -> int:

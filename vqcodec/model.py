@@ -27,6 +27,7 @@ from vqcodec.transform import Image, Transform
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
 RUNTIME_FILES = (DECODE, ENCODE, PRIOR, WEIGHTS)
+SHARED = "shared"  # weights are named `shared.`, `encode.` or `decode.` by the graphs that need them
 CARD_FORMAT = 1  # version of model.json itself
 
 
@@ -80,9 +81,10 @@ class Model:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in needed]
         try:
-            options.add_external_initializers(list(weights), values)
+            options.add_external_initializers(needed, values)
             return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has no exception class of its own
             raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vqcodec.config import LevelConfig
 
 NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
+SPREAD = 0.5  # deviation between split codes: closer ones would cost more bits than they save
 
 
 class Quantized(NamedTuple):
@@ -101,6 +102,7 @@ class ResidualQuantizer(nn.Module):
                 used = counts > 0
                 used[0] = False
                 codebook[used] = sums[used] / counts[used, None]
+            codebook[1:] += SPREAD * torch.randn_like(codebook[1:])  # finer codes than that are not worth their bits
             self.codebooks[stage] = codebook
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(-1)]
         self.usage.fill_(1.0)
@@ -117,7 +119,7 @@ class ResidualQuantizer(nn.Module):
                 continue
             parents = usage.argsort(descending=True)[: len(dead)]
             codebook = self.codebooks[stage]
-            codebook[dead] = codebook[parents] + 0.1 * torch.randn_like(codebook[parents])
+            codebook[dead] = codebook[parents] + SPREAD * torch.randn_like(codebook[parents])
             layer = self.logits[stage]
             layer.bias[parents] -= 0.6931  # each half is chosen half as often: one bit dearer
             layer.weight[dead], layer.bias[dead] = layer.weight[parents], layer.bias[parents]

@@ -25,10 +25,10 @@ from vqcodec.errors import TrainingError
 from vqcodec.training.data import CropSampler, pad_to_multiple
 from vqcodec.training.vqvae import VQVAE
 
-WARMUP = 0.03  # fraction of the run with noise instead of quantisers
-RATE_START, RATE_END = 0.05, 0.12  # fractions between which the rate term grows to 1
+WARMUP = 0.1  # fraction of the run with noise instead of quantisers
+RATE_START, RATE_END = 0.08, 0.16  # fractions between which the rate term grows to 1
 COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
-WARMUP_DROP, DROP = 0.6, 0.06  # chance that a batch is decoded without its bottom level (half of them also without middle)
+WARMUP_DROP, DROP = 0.3, 0.06  # chance that a batch is decoded without its bottom level (half of them also without middle)
 SPLIT_END = 0.75  # no codes are split after this fraction, so that the rate model can settle
 CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the networks
 BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
@@ -147,6 +147,7 @@ class TransformTrainer:
     @torch.no_grad()
     def kmeans_start(self, images: Tensor, quality: Tensor) -> None:
         """Starts every codebook from the latents that the warmed-up net gives for this batch."""
+        quality = 0.5 + 0.5 * quality  # where the latents are widest: codes near zero are plenty in any case
         for quantizer, latents in zip(self.model.quantizers, self.model.latents_for_start(images, quality), strict=True):
             need = 2 * quantizer.config.codebook_size
             while len(latents) < need:
