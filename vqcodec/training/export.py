@@ -1,0 +1,136 @@
+"""Torch models to a model folder: two ONNX graphs, their weights once in half precision, the integer prior, the card.
+
+The graphs hold no weights: large initialisers become external ones in float16 with a Cast behind them, named alike in
+both graphs, and `transform.safetensors` holds them once. ONNX Runtime joins the two when the model is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
+from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, PRIOR, SHARED, WEIGHTS
+from vqcodec.training.pixelcnn import PixelCNN
+from vqcodec.training.vqvae import VQVAE
+
+OPSET = 18
+SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
+
+
+class EncodeGraph(nn.Module):
+    """image uint8 (1, H, W, 3), quality (1,) -> codes int32 (S, h, w) per level."""
+
+    def __init__(self, transform: VQVAE):
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, image: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+        pixels = image.permute(0, 3, 1, 2).float() / 255
+        return tuple(codes[0].int() for codes in self.transform.encode(pixels, quality))
+
+
+class DecodeGraph(nn.Module):
+    """codes int32 (S, h, w) per level, quality (1,), keep (3,) -> image uint8 (1, H, W, 3)."""
+
+    def __init__(self, transform: VQVAE):
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, top: Tensor, middle: Tensor, bottom: Tensor, quality: Tensor, keep: Tensor) -> Tensor:
+        image = self.transform.decode([top[None].long(), middle[None].long(), bottom[None].long()], quality, keep)
+        return (image * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
+    """Writes the model folder, replacing runtime files that are there; `card` is what else `model.json` should say."""
+    transform = transform.float().cpu().eval().to(memory_format=torch.contiguous_format)
+    folder.mkdir(parents=True, exist_ok=True)
+    graphs = {ENCODE: encode_graph(transform), DECODE: decode_graph(transform)}
+    weights = externalise(graphs)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary)
+        for file, graph in graphs.items():
+            (made / file).write_bytes(graph.SerializeToString())
+        save_file(weights, made / WEIGHTS)
+        save_file(prior.export(), made / PRIOR)
+        config: ModelConfig = prior.config
+        text = json.dumps({"format": CARD_FORMAT, "name": name, "config": config.to_json(), **card}, indent=2)
+        (made / CARD).write_text(text + "\n", encoding="utf-8")
+        for file in made.iterdir():
+            file.chmod(0o644)
+            os.replace(file, folder / file.name)
+
+
+def encode_graph(transform: VQVAE) -> onnx.ModelProto:
+    """The encoder as ONNX with dynamic height and width."""
+    side = 4 * ALIGNMENT
+    example = (torch.zeros(1, side, side + ALIGNMENT, 3, dtype=torch.uint8), torch.zeros(1))
+    rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
+    shapes = {"image": {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}, "quality": None}
+    return _export(EncodeGraph(transform), example, shapes, list(LEVELS))
+
+
+def decode_graph(transform: VQVAE) -> onnx.ModelProto:
+    """The decoder as ONNX with dynamic height and width."""
+    rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
+    factors = [ALIGNMENT // stride for stride in LEVEL_STRIDES]
+    codes = [torch.zeros(lv.stages, 4 * f, 5 * f, dtype=torch.int32) for lv, f in zip(transform.config.levels, factors, strict=True)]
+    shapes: dict[str, Any] = {name: {1: f * rows, 2: f * columns} for name, f in zip(LEVELS, factors, strict=True)}
+    return _export(DecodeGraph(transform), (*codes, torch.zeros(1), torch.ones(3)), {**shapes, "quality": None, "keep": None}, ["image"])
+
+
+def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, Any], outputs: list[str]) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        module.eval(), example, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, output_names=outputs, optimize=False, verbose=False
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def externalise(graphs: dict[str, onnx.ModelProto]) -> dict[str, np.ndarray[Any, Any]]:
+    """Moves the float initialisers of both graphs out as float16, leaving external references and Casts.
+
+    The returned weights are named by who needs them: `encode.`, `decode.` or `shared.`.
+    """
+    names = {file: {tensor.name for tensor in graph.graph.initializer} for file, graph in graphs.items()}
+    weights: dict[str, np.ndarray[Any, Any]] = {}
+    for file, model in graphs.items():
+        others = set[str]().union(*(found for other, found in names.items() if other != file))
+        kept: list[TensorProto] = []
+        casts: list[onnx.NodeProto] = []
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype != np.float32 or values.size <= SMALL:
+                kept.append(tensor)
+                continue
+            half = f"{SHARED if tensor.name in others else Path(file).stem}.{tensor.name}"
+            weights[half] = np.ascontiguousarray(values.astype(np.float16))
+            reference = TensorProto(name=half, data_type=TensorProto.FLOAT16, dims=values.shape, data_location=TensorProto.EXTERNAL)
+            reference.external_data.add(key="location", value=WEIGHTS)
+            kept.append(reference)
+            casts.append(helper.make_node("Cast", [half], [tensor.name], to=TensorProto.FLOAT))
+        _replace(model.graph.initializer, kept)
+        _replace(model.graph.node, [*casts, *model.graph.node])
+        _replace(model.graph.value_info, [])
+        for node in model.graph.node:  # the exporter's notes name files of the machine
+            _replace(node.metadata_props, [])
+            node.doc_string = ""
+    return weights
+
+
+def _replace(field: Any, values: list[Any]) -> None:
+    """Sets a repeated protobuf field."""
+    copies = list(values)
+    del field[:]
+    field.extend(copies)
