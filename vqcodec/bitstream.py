@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import constriction
 import numpy as np
@@ -18,8 +19,6 @@ from vqcodec.config import LEVELS
 from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.prior import Array, Prior, scan
-
-RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constriction.stream.queue.RangeDecoder
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -34,9 +33,9 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
     for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
         check_codes(code_map, prior.levels[level].config, size)
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        encoder = RangeEncoder()
+        encoder = constriction.stream.queue.RangeEncoder()
 
-        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: RangeEncoder = encoder, known: CodeMap = code_map) -> Array:
+        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: CodeMap = code_map) -> Array:
             symbols = known[stage, rows, columns]
             encoder.encode(symbols, FAMILY, freqs)
             return symbols
@@ -59,9 +58,9 @@ def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quali
         context = prior.context(level, quality, maps[-1] if level else None, context)
         code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
         words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
-        decoder = RangeDecoder(words)
+        decoder = constriction.stream.queue.RangeDecoder(words)
 
-        def pull(stage: int, rows: Array, columns: Array, freqs: Array, decoder: RangeDecoder = decoder, known: CodeMap = code_map) -> Array:
+        def pull(stage: int, rows: Array, columns: Array, freqs: Array, decoder: Any = decoder, known: CodeMap = code_map) -> Array:
             symbols = decoder.decode(FAMILY, freqs)
             known[stage, rows, columns] = symbols
             return symbols
@@ -72,7 +71,7 @@ def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quali
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' is no valid code; copy the file again") from error
         if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
             raise DamagedError(
-                f"the codes of the level '{LEVELS[level]}' fail their checksum although the file is intact; please report this with the file"
+                f"the codes of the level '{LEVELS[level]}' fail their checksum in an intact file; please report this with the file"
             )
         maps.append(code_map)
     return Codes(*maps)

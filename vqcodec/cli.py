@@ -49,7 +49,9 @@ MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or 
 @main.command()
 @click.argument("input", metavar="INPUT")
 @click.argument("output", metavar="[OUTPUT]", required=False)
-@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="0 to 100, any number; higher is better.")
+@click.option(
+    "-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="0 to 100, any number; higher is better."
+)
 @MODEL
 @FORCE
 @reports_errors
@@ -108,7 +110,9 @@ def info(file: str, as_json: bool, model: str | None) -> None:
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", required=True, metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Folder for the model and its checkpoints.")
+@click.option(
+    "--out", required=True, metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Folder for the model and its checkpoints."
+)
 @click.option("--preset", type=click.Choice(["default", "tiny"]), default="default", show_default=True, help="Network size.")
 @click.option("--max-minutes", type=click.FloatRange(0.05), default=120, show_default=True, help="Time for transform and prior together.")
 @click.option("--valid", metavar="DIR", type=click.Path(path_type=Path), help="Photographs to report on; default: a few of DIR, held out.")
@@ -188,30 +192,31 @@ def _write(target: str, data: bytes, force: bool) -> None:
         if path.exists() and not path.is_file():  # a device or pipe cannot be replaced by renaming
             path.write_bytes(data)
             return
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.absolute().parent)
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path) if force else _rename_new(temporary, path)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path) if force else _rename_new(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}; nothing was kept") from error
 
 
-def _rename_new(temporary: str, path: Path) -> None:
+def _rename_new(temporary: Path, path: Path) -> None:
     """Renames without ever replacing a file that appeared meanwhile."""
     try:
-        os.link(temporary, path)
-        os.unlink(temporary)
+        path.hardlink_to(temporary)
+        temporary.unlink()
     except FileExistsError:
         raise OutputError(f"{path} exists by now; use --force to overwrite it, or name another OUTPUT") from None
     except OSError:  # a file system without hard links
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def _umask() -> int:

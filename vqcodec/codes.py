@@ -37,5 +37,5 @@ def check_codes(code_map: CodeMap, level: LevelConfig, size: tuple[int, int]) ->
     expected = (level.stages, *size)
     if code_map.shape != expected:
         raise ValueError(f"a code map has the shape {code_map.shape} instead of {expected}")
-    if code_map.size and not (0 <= int(code_map.min()) and int(code_map.max()) < level.codebook_size):
+    if code_map.size and not (int(code_map.min()) >= 0 and int(code_map.max()) < level.codebook_size):
         raise ValueError(f"a code lies outside 0..{level.codebook_size - 1}")

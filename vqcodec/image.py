@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from vqcodec.container import MAX_SIDE
 from vqcodec.errors import ImageError, OutputError
 from vqcodec.transform import Image
 
 SUFFIX_DEFAULT = ".png"
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
 def read(data: bytes, name: str = "the input") -> Image:
@@ -29,7 +31,7 @@ def read(data: bytes, name: str = "the input") -> Image:
                 if max(picture.size) > MAX_SIDE:
                     raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
                 pixels = np.array(ImageOps.exif_transpose(_eight_bit(picture)).convert("RGB"))
-    except Pillow.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{name} is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like") from error
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has too many pixels: {error}") from error
@@ -61,7 +63,7 @@ def write(image: Image, path_or_suffix: str | Path = SUFFIX_DEFAULT) -> bytes:
     text = str(path_or_suffix)
     kind = check_suffix(text if text.startswith(".") else Path(text).suffix)
     buffer = io.BytesIO()
-    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    options = SAVE_OPTIONS.get(kind, {})
     try:
         Pillow.fromarray(image).save(buffer, kind, **options)
     except (OSError, ValueError, KeyError) as error:

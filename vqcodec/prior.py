@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,8 @@ class Prior:
         vector = quality_vector(net.quality, quality)
         if net.context is None:
             return vector[None, None].astype(np.int8)
-        assert coarser is not None and coarser_context is not None
+        assert coarser is not None
+        assert coarser_context is not None
         x = _embed(net.context.embed, coarser, coarser_context) + vector
         np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
         for spatial, mix in net.context.blocks:
@@ -181,7 +183,12 @@ class _Wavefronts:
         """Activations at (-1,-1) (-1,0) (-1,1) (0,-1) of rows first..last-1 at wavefront t, each (n, C)."""
         above = slice(first, last)  # the zero row shifts the index by one
         ring = self.ring
-        return [ring[(t - 3) % RING, above], ring[(t - 2) % RING, above], ring[(t - 1) % RING, above], ring[(t - 1) % RING, first + 1 : last + 1]]
+        return [
+            ring[(t - 3) % RING, above],
+            ring[(t - 2) % RING, above],
+            ring[(t - 1) % RING, above],
+            ring[(t - 1) % RING, first + 1 : last + 1],
+        ]
 
     def put(self, t: int, first: int, values: Array) -> None:
         """Stores wavefront t, whose rows begin at `first`, over wavefront t - 4."""
@@ -213,9 +220,13 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
             state.put(t, first, x)
             x = x + mix.raw(hidden, product)
             np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
-        codes = _visit_stages(net, x, around, product, lambda stage, table: visit(stage, rows, columns, table))
+        codes = _visit_stages(net, x, around, product, partial(_at, visit, rows, columns))
         inputs.put(t, first, np.clip(_embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX))
     return steps
+
+
+def _at(visit: Visit, rows: Array, columns: Array, stage: int, table: Array) -> Array:
+    return visit(stage, rows, columns, table)
 
 
 def _visit_stages(net: LevelPrior, x: Array, around: Array, product: Product, visit: Callable[[int, Array], Array]) -> Array:
@@ -294,7 +305,4 @@ def _read_level(reader: _Reader, config: ModelConfig, index: int) -> LevelPrior:
 
 
 def _read_blocks(reader: _Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:
-    return [
-        (reader.layer(f"{name}.{i}.spatial", taps * width, width), reader.layer(f"{name}.{i}.mix", width, width))
-        for i in range(count)
-    ]
+    return [(reader.layer(f"{name}.{i}.spatial", taps * width, width), reader.layer(f"{name}.{i}.mix", width, width)) for i in range(count)]

@@ -37,8 +37,7 @@ class Span(NamedTuple):
 def spans(length: int, tile: int, halo: int) -> list[Span]:
     """Cuts a side of `length` pixels (a multiple of the alignment) into tiles with halos inside the image."""
     return [
-        Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile))
-        for start in range(0, length, tile)
+        Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile)) for start in range(0, length, tile)
     ]
 
 

@@ -57,8 +57,8 @@ class CropSampler:
         self.images, self.crop, self.batch, self.seed = images, crop, batch, seed
 
     def __call__(self, step: int) -> Tensor:
-        """The batch of `step`: float32 (B, 3, crop, crop) in [0, 1]."""
-        random = np.random.default_rng((self.seed, step))
+        """The batch of `step` (negative ones never coincide with a training step's): float32 (B, 3, crop, crop) in [0, 1]."""
+        random = np.random.default_rng((self.seed, step % 2**63))
         return torch.stack([self._sample(random) for _ in range(self.batch)])
 
     def _sample(self, random: np.random.Generator) -> Tensor:

@@ -7,7 +7,6 @@ both graphs, and `transform.safetensors` holds them once. ONNX Runtime joins the
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,9 @@ def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, car
         config: ModelConfig = prior.config
         text = json.dumps({"format": CARD_FORMAT, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
-        for file in made.iterdir():
-            file.chmod(0o644)
-            os.replace(file, folder / file.name)
+        for path in made.iterdir():
+            path.chmod(0o644)
+            path.replace(folder / path.name)
 
 
 def encode_graph(transform: VQVAE) -> onnx.ModelProto:

@@ -49,7 +49,9 @@ class IntLayer(nn.Module):
 
     UNIT = 64.0
 
-    def __init__(self, inputs: int, outputs: int, shift: int, taps: tuple[tuple[int, int], ...] = ((0, 0),), extra: int = 0, gain: float = 1.0):
+    def __init__(
+        self, inputs: int, outputs: int, shift: int, taps: tuple[tuple[int, int], ...] = ((0, 0),), extra: int = 0, gain: float = 1.0
+    ):
         super().__init__()
         self.inputs, self.shift, self.taps = inputs, shift, taps
         fan_in = inputs * len(taps) + extra

@@ -7,28 +7,27 @@ Loss per image, in bits per pixel: `rate + lambda * MSE + VQ distance`, with the
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vqcodec.config import LEVELS, TransformConfig
-from vqcodec.errors import TrainingError
+from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import CropSampler, pad_to_multiple
+from vqcodec.training.quantize import SPREAD
 from vqcodec.training.vqvae import VQVAE
 
-WARMUP = 0.1  # fraction of the run with noise instead of quantisers
-RATE_START, RATE_END = 0.08, 0.16  # fractions between which the rate term grows to 1
+WARMUP = 0.06  # fraction of the run with noise instead of quantisers
+RATE_END = 0.12  # fraction at which the rate term, from RATE_FIRST at the k-means start, has grown to 1
+RATE_FIRST = 0.3
+START_BATCHES = 12  # for the k-means start
 COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
-WARMUP_DROP, DROP = 0.3, 0.06  # chance that a batch is decoded without its bottom level (half of them also without middle)
+WARMUP_DROP, DROP = 0.15, 0.05  # chance that a batch is decoded without its bottom level (half of them also without middle)
 SPLIT_END = 0.75  # no codes are split after this fraction, so that the rate model can settle
 CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the networks
 BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
@@ -42,7 +41,7 @@ class Schedule:
     minutes: float
     batch: int = 8
     crop: int = 192
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     seed: int = 0
 
 
@@ -86,8 +85,11 @@ class TransformTrainer:
     def run(self, sampler: CropSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
         """Trains to the end of the schedule; yields a row of figures every 50 steps."""
         clock = Clock(self.schedule, self.minutes)
-        saved, sums, count = clock.minutes(), {}, 0
+        saved, count = clock.minutes(), 0
+        sums: dict[str, float] = {}
         while (progress := clock.progress(self.step)) < 1:
+            if progress >= WARMUP and not self.started:
+                self.kmeans_start([sampler(-1 - index).to(self.device) for index in range(START_BATCHES)])
             row = self.train_step(sampler(self.step).to(self.device), progress)
             sums = {key: sums.get(key, 0.0) + row.get(key, 0.0) for key in {**sums, **row}}
             self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
@@ -106,11 +108,9 @@ class TransformTrainer:
         # stratified: every batch sees the whole range of qualities
         quality = (torch.arange(len(images)) + torch.rand(len(images), generator=random)) / len(images)
         quality = quality.to(self.device)
-        if not noisy and not self.started:
-            self.kmeans_start(images, quality)
         drop = (WARMUP_DROP if noisy else DROP) * torch.rand((), generator=random).reciprocal().item()
         levels = 3 if drop < 1 else 2 if drop < 2 else 1
-        rate_weight = min(1.0, max(0.0, (progress - RATE_START) / (RATE_END - RATE_START)))
+        rate_weight = min(1.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP))
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             images_last = images.contiguous(memory_format=torch.channels_last)
@@ -118,7 +118,7 @@ class TransformTrainer:
         weight = self.model.lagrangian(quality)
         mse = (result.images - images).square().mean((1, 2, 3))
         bits, distance = sum(result.bits), sum(result.distance)
-        loss = weight * mse + distance + bits * (1.0 if noisy else max(rate_weight, 0.05))
+        loss = weight * mse + distance + bits * (1.0 if noisy else rate_weight)
         loss = (loss * (weight / self.model.config.lambda_min) ** -BALANCE).mean()
         factor = learning_rate_factor(progress)
         for group in self.optimizer.param_groups:
@@ -133,7 +133,12 @@ class TransformTrainer:
         self.update_average()
         row = {"loss": loss.item(), "mse": mse.mean().item(), "bpp": bits.mean().item(), "vq": distance.mean().item()}
         row |= {f"bpp_{n}": b.mean().item() for n, b in zip(LEVELS, result.bits, strict=False)}
-        return {**row, "low_psnr": -10 * math.log10(mse[0].item() + 1e-9), "high_psnr": -10 * math.log10(mse[-1].item() + 1e-9), "replaced": replaced}
+        return {
+            **row,
+            "low_psnr": -10 * math.log10(mse[0].item() + 1e-9),
+            "high_psnr": -10 * math.log10(mse[-1].item() + 1e-9),
+            "replaced": replaced,
+        }
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -145,46 +150,29 @@ class TransformTrainer:
             mean.copy_(value)
 
     @torch.no_grad()
-    def kmeans_start(self, images: Tensor, quality: Tensor) -> None:
-        """Starts every codebook from the latents that the warmed-up net gives for this batch."""
-        quality = 0.5 + 0.5 * quality  # where the latents are widest: codes near zero are plenty in any case
-        for quantizer, latents in zip(self.model.quantizers, self.model.latents_for_start(images, quality), strict=True):
-            need = 2 * quantizer.config.codebook_size
-            while len(latents) < need:
-                latents = torch.cat([latents, latents + 0.2 * torch.randn_like(latents)])
-            quantizer.kmeans_start(latents[torch.randperm(len(latents))[:20_000]])
+    def kmeans_start(self, batches: Sequence[Tensor]) -> None:
+        """Starts every codebook from the latents that the warmed-up net gives for these batches."""
+        found: list[list[Tensor]] = []
+        for images in batches:
+            # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
+            quality = torch.linspace(0.5, 1, len(images), device=self.device)
+            found.append(self.model.latents_for_start(images, quality))
+        for quantizer, parts in zip(self.model.quantizers, zip(*found, strict=True), strict=True):
+            latents = torch.cat(parts)
+            while len(latents) < 2 * quantizer.config.codebook_size:
+                latents = torch.cat([latents, latents + SPREAD * torch.randn_like(latents)])
+            quantizer.kmeans_start(latents[torch.randperm(len(latents), device=self.device)[:20_000]])
         self.average.load_state_dict(self.model.state_dict())
         self.started = True
 
     def save(self, path: Path) -> None:
-        """Writes model, average and optimiser to `path` (safetensors), atomically."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        """Writes everything that a resume needs, atomically."""
         state = {"step": self.step, "minutes": self.minutes, "started": self.started}
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"state": json.dumps(state)})
-        os.replace(temporary, path)
+        save_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer, state)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote; raises `TrainingError` where it does not fit."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
-            tensors = load_file(path, device=str(self.device))
-            for prefix, module in (("model.", self.model), ("average.", self.average)):
-                module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            optimizer = self.optimizer.state_dict()
-            for key, value in tensors.items():
-                if key.startswith("optimizer."):
-                    _, index, name = key.split(".")
-                    optimizer["state"].setdefault(int(index), {})[name] = value
-            self.optimizer.load_state_dict(optimizer)
-        except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
-            raise TrainingError(f"{path} is no checkpoint of this configuration: {error}; remove it or drop --resume") from error
+        state = load_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer)
         self.step, self.minutes, self.started = state["step"], state["minutes"], state["started"]
 
 
@@ -209,5 +197,13 @@ def evaluate(model: VQVAE, images: Sequence[Tensor], qualities: Sequence[float])
             levels = [a + b for a, b in zip(levels, per_level, strict=True)]
             bits, mse, psnr = bits + sum(per_level), mse + error, psnr - 10 * math.log10(error + 1e-12)
         n = len(images)
-        rows.append({"quality": quality, "bpp": bits / n, "mse": mse / n * 65025, "psnr": psnr / n, **{f"bpp_{i}": v / n for i, v in enumerate(levels)}})
+        rows.append(
+            {
+                "quality": quality,
+                "bpp": bits / n,
+                "mse": mse / n * 65025,
+                "psnr": psnr / n,
+                **{f"bpp_{i}": v / n for i, v in enumerate(levels)},
+            }
+        )
     return rows

@@ -11,6 +11,7 @@ whole.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,6 @@ class Block(nn.Module):
         super().__init__()
         self.spatial = nn.Conv2d(width, width, 3, padding=1)
         self.mix = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.mix.bias)
         self.mix.weight.data.mul_(0.3)  # near the identity at the start: deep stacks train at once
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         self.start = nn.Parameter(torch.zeros(1, widths[0], 1, 1))
         self.enter = nn.ModuleList([nn.Conv2d(lv.dim, w, 1) for lv, w in zip(config.levels, widths[:3], strict=True)])
         self.blocks = nn.ModuleList([nn.Sequential(*[Block(w) for _ in range(d)]) for w, d in zip(widths, depths, strict=True)])
-        self.up = nn.ModuleList([nn.Conv2d(i, 4 * o, 1) for i, o in zip(widths[:3], widths[1:], strict=True)])
+        self.up = nn.ModuleList([nn.Conv2d(i, 4 * o, 1) for i, o in itertools.pairwise(widths)])
         self.scales = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
         self.out = nn.Conv2d(widths[3], 48, 3, padding=1)
 
@@ -128,6 +128,8 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.posterior = nn.ModuleList([nn.Conv2d(2 * w, lv.dim, 1) for lv, w in zip(config.levels, widths, strict=True)])
+        for conv in self.posterior:  # latents must stand out of the warm-up's noise from the first step
+            conv.weight.data.mul_(8)
         self.context = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
         self.quantizers = nn.ModuleList([ResidualQuantizer(lv, w) for lv, w in zip(config.levels, widths, strict=True)])
 

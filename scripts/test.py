@@ -1,0 +1,17 @@
+"""Sets up an environment in the checkout and runs every check: ruff, types, import layers, tests.
+
+python3 scripts/test.py [further pytest arguments]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import environment
+
+python = environment.make(".venv-test", "--editable", ".[train,dev]")
+environment.run(python, "-m", "ruff", "check", ".")
+environment.run(python, "-m", "ruff", "format", "--check", ".")
+environment.run(python, "-m", "mypy")
+environment.run(python.parent / "lint-imports")
+environment.run(python, "-m", "pytest", *sys.argv[1:])

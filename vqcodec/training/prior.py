@@ -1,0 +1,157 @@
+"""Trains the integer PixelCNN on the codes of a finished transform, over all qualities.
+
+Shapes: codes per level int16 `(S, h, w)` of whole photographs; batches are windows that lie alike on all levels.
+Loss: bits per pixel under the prior, each image divided by `lambda ** BALANCE` as in the transform's training.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
+from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
+from vqcodec.training.data import pad_to_multiple
+from vqcodec.training.pixelcnn import PixelCNN
+from vqcodec.training.transform import BALANCE, Clock, Schedule
+from vqcodec.training.vqvae import VQVAE
+
+WINDOW = 384  # pixels a side: 48 x 48 bottom codes
+COOLDOWN = 0.6  # fraction of the run over which the learning rate falls to zero
+
+
+class CodedImage(NamedTuple):
+    """The codes of one photograph, each int16 (S, h, w), and the quality in hundredths that they were chosen at."""
+
+    codes: list[Tensor]
+    quality: int
+
+
+@torch.no_grad()
+def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes: float) -> Iterator[CodedImage]:
+    """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored, until `minutes` are over."""
+    random = np.random.default_rng(seed)
+    device = next(transform.parameters()).device
+    clock = Clock(Schedule(steps=10**9, minutes=minutes))
+    transform.eval()
+    for index in random.permutation(len(images)):
+        if clock.progress(0) >= 1:
+            return
+        image = images[int(index)][None].to(device).float() / 255
+        if random.random() < 0.5:
+            image = image.flip(3)
+        quality = int(random.integers(QUALITY_STEPS + 1))
+        with torch.autocast(device.type, torch.bfloat16):
+            codes = transform.encode(pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device))
+        yield CodedImage([c[0].short().cpu() for c in codes], quality)
+
+
+class WindowSampler:
+    """Random windows of coded images, the same sequence for the same seed and step."""
+
+    def __init__(self, images: Sequence[CodedImage], batch: int, seed: int):
+        shortest = min(min(image.codes[0].shape[1:]) for image in images)
+        self.side = min(WINDOW // LEVEL_STRIDES[0], shortest)  # in top codes
+        self.images, self.batch, self.seed = images, batch, seed
+
+    def __call__(self, step: int) -> tuple[list[Tensor], Tensor]:
+        """Codes per level int64 (B, S, h, w) and qualities in hundredths (B,)."""
+        random = np.random.default_rng((self.seed, step))
+        chosen = [self.images[int(random.integers(len(self.images)))] for _ in range(self.batch)]
+        windows: list[list[Tensor]] = []
+        for image in chosen:
+            height, width = image.codes[0].shape[1:]
+            row, column = int(random.integers(height - self.side + 1)), int(random.integers(width - self.side + 1))
+            factors = [LEVEL_STRIDES[0] // stride for stride in LEVEL_STRIDES]
+            windows.append(
+                [
+                    c[:, f * row : f * (row + self.side), f * column : f * (column + self.side)]
+                    for c, f in zip(image.codes, factors, strict=True)
+                ]
+            )
+        levels = [torch.stack(parts).long() for parts in zip(*windows, strict=True)]
+        return levels, torch.tensor([image.quality for image in chosen])
+
+
+class PriorTrainer:
+    """PixelCNN, averaged weights, optimiser; saves and resumes exactly."""
+
+    def __init__(self, config: ModelConfig, schedule: Schedule, device: torch.device):
+        torch.manual_seed(schedule.seed)
+        self.schedule, self.device = schedule, device
+        self.model = PixelCNN(config).to(device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99))
+        self.step, self.minutes = 0, 0.0
+
+    def run(self, sampler: WindowSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
+        """Trains to the end of the schedule; yields a row of figures every 50 steps."""
+        clock = Clock(self.schedule, self.minutes)
+        saved, total = clock.minutes(), 0.0
+        while (progress := clock.progress(self.step)) < 1:
+            codes, quality = sampler(self.step)
+            total += self.train_step([c.to(self.device) for c in codes], quality.to(self.device), progress)
+            self.step, self.minutes = self.step + 1, clock.minutes()
+            if self.step % 50 == 0:
+                yield {"step": self.step, "minutes": self.minutes, "bpp": total / 50}
+                total = 0.0
+            if clock.minutes() - saved > save_every:
+                self.save(checkpoint)
+                saved = clock.minutes()
+        self.save(checkpoint)
+
+    def train_step(self, codes: list[Tensor], quality: Tensor, progress: float) -> float:
+        """One optimiser step on codes per level (B, S, h, w); returns bits per pixel."""
+        pixels = codes[0].shape[2] * codes[0].shape[3] * LEVEL_STRIDES[0] ** 2
+        bits = sum((level.sum((1, 2, 3)) for level in self.model(codes, quality)), start=torch.zeros((), device=self.device)) / pixels
+        config = self.model.config.transform
+        weight = (config.lambda_max / config.lambda_min) ** (-BALANCE * quality / QUALITY_STEPS)
+        factor = 1.0 if progress < 1 - COOLDOWN else 0.5 * (1 + math.cos(math.pi * (progress - 1 + COOLDOWN) / COOLDOWN))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate * min(factor, (self.step + 1) / 100)
+        self.optimizer.zero_grad(set_to_none=True)
+        (bits * weight).mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        decay = min(0.998, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return bits.mean().item()
+
+    def save(self, path: Path) -> None:
+        """Writes everything that a resume needs, atomically."""
+        save_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer, {"step": self.step, "minutes": self.minutes})
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote; raises `TrainingError` where it does not fit."""
+        state = load_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer)
+        self.step, self.minutes = state["step"], state["minutes"]
+
+
+@torch.no_grad()
+def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[float]]:
+    """Mean bits per code of every level and stage on whole coded images."""
+    device = next(prior.parameters()).device
+    sums = [[0.0] * level.stages for level in prior.config.transform.levels]
+    counts = [0] * len(sums)
+    for image in images:
+        codes = [c[None].long().to(device) for c in image.codes]
+        for index, bits in enumerate(prior(codes, torch.tensor([image.quality], device=device))):
+            counts[index] += bits[0, 0].numel()
+            sums[index] = [a + b for a, b in zip(sums[index], bits.sum((0, 2, 3)).tolist(), strict=True)]
+    return [[value / count for value in level] for level, count in zip(sums, counts, strict=True)]
+
+
+def write_log(path: Path, row: dict[str, float]) -> None:
+    """Appends one JSON line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
