@@ -1,10 +1,10 @@
 """The torch twin of the integer prior (`vqcodec.prior`): the same network, trained with the integers in the loop.
 
-Shapes: codes of a level `(B, S, h, w)`, activations `(B, C, h, w)`, logits `(B, S, K, h, w)`.
+Shapes: codes of a level `(B, S, h, w)`, activations `(B, h, w, C)`, logits `(B, h, w, K)` per stage.
 
 Every activation here *is* the integer that the runtime computes, held in float32; weights are rounded on the way
 (straight-through estimator, Bengio et al. 2013), so training sees exactly the net that ships. Whole maps go through
-masked convolutions; the runtime's wavefronts compute the same integers position by position.
+masked convolutions, written as products over gathered taps; the runtime's wavefronts compute the same integers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from vqcodec.prior import ACTIVATION_MAX
 SPATIAL_SHIFT = 8  # weights of +-127 span +-0.5: ample beside the 0.04 deviation that 900 inputs want
 MIX_SHIFT = 8
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
+NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
+CENTRE = ((0, 0),)
 MASK_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (row, column); the order of the runtime's taps
 
 
@@ -41,7 +43,7 @@ class _Round(torch.autograd.Function):
 
 def rounded(x: Tensor) -> Tensor:
     """Integers with a straight-through gradient."""
-    return _Round.apply(x)  # type: ignore[no-any-return]
+    return _Round.apply(x)
 
 
 class IntLayer(nn.Module):
@@ -50,7 +52,7 @@ class IntLayer(nn.Module):
     UNIT = 64.0
 
     def __init__(
-        self, inputs: int, outputs: int, shift: int, taps: tuple[tuple[int, int], ...] = ((0, 0),), extra: int = 0, gain: float = 1.0
+        self, inputs: int, outputs: int, shift: int, taps: tuple[tuple[int, int], ...] = CENTRE, extra: int = 0, gain: float = 1.0
     ):
         super().__init__()
         self.inputs, self.shift, self.taps = inputs, shift, taps
@@ -68,20 +70,25 @@ class IntLayer(nn.Module):
         return rounded(self.bias * 2.0**self.shift)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """x (B, I, h, w), extra (B, E, h, w) joined at the position itself -> rounded (B, O, h, w), not clamped."""
-        weight, outputs = self.integer_weight(), self.weight.shape[1]
-        split = self.inputs * len(self.taps)
-        if len(self.taps) == 1:
-            acc = F.conv2d(x, weight[:split].T[:, :, None, None])
-        else:
-            rows = 2 + max(row for row, _ in self.taps)  # a masked kernel needs no row below the centre
-            kernel = weight.new_zeros(outputs, self.inputs, 3 * rows)
-            cells = [3 * (row + 1) + column + 1 for row, column in self.taps]
-            kernel[:, :, cells] = weight[:split].view(len(self.taps), self.inputs, outputs).permute(2, 1, 0)
-            acc = F.conv2d(F.pad(x, (1, 1, 1, rows - 2)), kernel.view(outputs, self.inputs, rows, 3))
+        """x (B, h, w, I), extra (B, h, w, E) joined at the position itself -> rounded (B, h, w, O), not clamped."""
+        return rounded(self.unrounded(x, extra).float())
+
+    def unrounded(self, x: Tensor, extra: Tensor | None = None, unit: float = 1.0) -> Tensor:
+        """What `forward` rounds, times `unit`: exact for powers of two, since only the scale of every sum changes."""
+        joined = self._gather(x)
         if extra is not None:
-            acc = acc + F.conv2d(extra, weight[split:].T[:, :, None, None])
-        return rounded((acc + self.integer_bias()[:, None, None]) * 2.0**-self.shift)
+            joined.append(extra)
+        inputs = torch.cat(joined, -1) if len(joined) > 1 else joined[0]
+        scale = unit * 2.0**-self.shift
+        return F.linear(inputs, (self.integer_weight() * scale).T, self.integer_bias() * scale)
+
+    def _gather(self, x: Tensor) -> list[Tensor]:
+        if self.taps == CENTRE:
+            return [x]
+        height, width = x.shape[1:3]
+        below = 1 + max(row for row, _ in self.taps)  # a masked layer needs no row below the centre
+        padded = F.pad(x, (0, 0, 1, 1, 1, below - 1))
+        return [padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width] for row, column in self.taps]
 
 
 class IntTable(nn.Module):
@@ -97,10 +104,9 @@ class IntTable(nn.Module):
         return rounded((self.weight * self.UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX))
 
     def summed(self, codes: Tensor) -> Tensor:
-        """Tables (S, K, C), codes (B, S, h, w) -> sum over stages (B, C, h, w), not clamped."""
+        """Tables (S, K, C), codes (B, S, h, w) -> sum over stages (B, h, w, C), not clamped."""
         tables = self.integers()
-        total = sum((tables[s][codes[:, s]] for s in range(len(tables))), start=tables.new_zeros(()))
-        return total.permute(0, 3, 1, 2)
+        return sum((F.embedding(codes[:, s], tables[s]) for s in range(len(tables))), start=tables.new_zeros(()))
 
 
 def clamped(x: Tensor, low: int = -ACTIVATION_MAX) -> Tensor:
@@ -143,17 +149,17 @@ class LevelNet(nn.Module):
         self.head_embed = nn.ModuleList([IntTable(size, width) for _ in range(stages - 1)])
 
     def quality_vector(self, quality: Tensor) -> Tensor:
-        """Quality in hundredths, int (B,) -> (B, C, 1, 1), by the runtime's integer interpolation."""
+        """Quality in hundredths, int (B,) -> (B, 1, 1, C), by the runtime's integer interpolation."""
         table = self.quality.integers()
         position = quality * (len(table) - 1)
         index = position // QUALITY_STEPS
         upper = ((position % QUALITY_STEPS * 128 + QUALITY_STEPS // 2) // QUALITY_STEPS)[:, None].float()
         following = table[(index + 1).clamp(max=len(table) - 1)]
         mixed = ((128 - upper) * table[index] + upper * following) / 128
-        return rounded(mixed)[:, :, None, None]
+        return rounded(mixed)[:, None, None]
 
     def context(self, quality: Tensor, coarser: Tensor | None, coarser_context: Tensor | None) -> Tensor:
-        """(B, C, h, w) with the level's size, or (B, C, 1, 1) for the top level."""
+        """(B, h, w, C) with the level's size, or (B, 1, 1, C) for the top level."""
         vector = self.quality_vector(quality)
         if coarser is None or coarser_context is None:
             return vector
@@ -161,21 +167,24 @@ class LevelNet(nn.Module):
         for block in self.context_blocks:
             x = block(x)
         up = clamped(self.up(x))
-        batch, _, height, width = up.shape
-        up = up.view(batch, 2, 2, -1, height, width).permute(0, 3, 4, 1, 5, 2)
-        return up.reshape(batch, -1, 2 * height, 2 * width)
+        batch, height, width, _ = up.shape
+        up = up.view(batch, height, width, 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
+        return up.reshape(batch, 2 * height, 2 * width, -1)
 
     def forward(self, codes: Tensor, context: Tensor) -> list[Tensor]:
-        """Logits in units of 1/16 bit, a (B, K, h, w) per stage."""
-        around = context.expand(-1, -1, *codes.shape[2:])
+        """Logits in nats, a (B, h, w, K) per stage: `NATS` times the runtime's integers, except while training."""
+        around = context.expand(-1, *codes.shape[2:], -1)
         x = clamped(self.first(clamped(self.embed.summed(codes)), around))
         for block in self.trunk:
             x = block(x)
         found: list[Tensor] = []
         for stage in range(self.level.stages):
-            found.append(self.logits[stage](clamped(self.hidden[stage](x, around), 0)))
+            hidden = clamped(self.hidden[stage](x, around), 0)
+            logits = self.logits[stage]
+            # in training the rounding to 1/16 bit is skipped and the product gives nats at once: it is most of the work
+            found.append(logits.unrounded(hidden, unit=NATS) if self.training else NATS * logits(hidden))
             if stage < self.level.stages - 1:
-                x = clamped(x + self.head_embed[stage].integers()[codes[:, stage]].permute(0, 3, 1, 2))
+                x = clamped(x + F.embedding(codes[:, stage], self.head_embed[stage].integers()))
         return found
 
 
@@ -200,10 +209,7 @@ class PixelCNN(nn.Module):
         """Bits of every code: per level (B, S, h, w)."""
         bits: list[Tensor] = []
         for level_codes, level_logits in zip(codes, self.logits(codes, quality), strict=True):
-            stages = [
-                F.cross_entropy(logits * (math.log(2) / LOGIT_STEPS), level_codes[:, stage], reduction="none") / math.log(2)
-                for stage, logits in enumerate(level_logits)
-            ]
+            stages = [_bits(logits, level_codes[:, stage]) for stage, logits in enumerate(level_logits)]
             bits.append(torch.stack(stages, 1))
         return bits
 
@@ -223,6 +229,11 @@ class PixelCNN(nn.Module):
             for stage, table in enumerate(net.head_embed):
                 tensors[f"{name}.head.{stage}.embed"] = _int8(table.integers())
         return tensors
+
+
+def _bits(logits: Tensor, codes: Tensor) -> Tensor:
+    """-log2 of the softmax of logits (B, h, w, K) at codes (B, h, w)."""
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), codes.reshape(-1), reduction="none").view(codes.shape) / math.log(2)
 
 
 def _int8(x: Tensor) -> NDArray[np.int8]:

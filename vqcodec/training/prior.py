@@ -111,7 +111,11 @@ class PriorTrainer:
     def train_step(self, codes: list[Tensor], quality: Tensor, progress: float) -> float:
         """One optimiser step on codes per level (B, S, h, w); returns bits per pixel."""
         pixels = codes[0].shape[2] * codes[0].shape[3] * LEVEL_STRIDES[0] ** 2
-        bits = sum((level.sum((1, 2, 3)) for level in self.model(codes, quality)), start=torch.zeros((), device=self.device)) / pixels
+        self.model.train()
+        # bfloat16 holds the integers themselves; its sums are off by a unit at times, which exact evaluation does not mind
+        with torch.autocast(self.device.type, torch.bfloat16):
+            levels = self.model(codes, quality)
+        bits = torch.stack([level.sum((1, 2, 3)) for level in levels]).sum(0) / pixels
         config = self.model.config.transform
         weight = (config.lambda_max / config.lambda_min) ** (-BALANCE * quality / QUALITY_STEPS)
         factor = 1.0 if progress < 1 - COOLDOWN else 0.5 * (1 + math.cos(math.pi * (progress - 1 + COOLDOWN) / COOLDOWN))
@@ -140,6 +144,7 @@ class PriorTrainer:
 @torch.no_grad()
 def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[float]]:
     """Mean bits per code of every level and stage on whole coded images."""
+    prior.eval()
     device = next(prior.parameters()).device
     sums = [[0.0] * level.stages for level in prior.config.transform.levels]
     counts = [0] * len(sums)
