@@ -42,6 +42,12 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if value != value:
+        raise click.BadParameter("'nan' is no quality; give a number from 0 to 100.", context, parameter)
+    return value
+
+
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
 MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
 
@@ -50,7 +56,13 @@ MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or 
 @click.argument("input", metavar="INPUT")
 @click.argument("output", metavar="[OUTPUT]", required=False)
 @click.option(
-    "-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="0 to 100, any number; higher is better."
+    "-q",
+    "--quality",
+    type=click.FloatRange(0, 100),
+    default=50,
+    show_default=True,
+    callback=_number,
+    help="0 to 100, any number; higher is better.",
 )
 @MODEL
 @FORCE
