@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import click
 
 from vqcodec import __version__
-from vqcodec.errors import OutputError, VQCodecError
+from vqcodec.errors import ImageError, OutputError, VQCodecError
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -163,22 +163,25 @@ def _describe(facts: dict[str, Any]) -> str:
 def _target(source: str, output: str | None, suffix: str, force: bool) -> str:
     """The output's name; refuses what cannot be written before any work is done."""
     if output is None:
+        if source != STREAM and not Path(source).name:
+            raise ImageError(f"{source or 'the empty path'} is no file; name a file")
         output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
     if output == STREAM:
         return output
     path = Path(output)
-    if path.is_dir():
-        raise OutputError(f"{output} is a directory; name a file")
-    if path.exists() and not force:
-        raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path.parent} is no directory; create it first")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{output} is a directory; name a file")
+        if path.exists() and not force:
+            raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
+        if not path.absolute().parent.is_dir():
+            raise OutputError(f"{path.parent} is no directory; create it first")
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise OutputError(f"{output} cannot be written: {error}; choose another name") from error
     return output
 
 
 def _read(source: str) -> bytes:
-    from vqcodec.errors import ImageError
-
     if source == STREAM:
         return sys.stdin.buffer.read()
     try:

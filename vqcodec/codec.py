@@ -89,7 +89,7 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
     for candidate in candidates:
         if candidate.id == model_id:
             return candidate
-    known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates)
+    known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates) or "none"
     raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
 
 

@@ -26,6 +26,7 @@ def read(data: bytes, name: str = "the input") -> Image:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not for the user
             warnings.simplefilter("error", Pillow.DecompressionBombWarning)
             with Pillow.open(io.BytesIO(data)) as picture:
                 if max(picture.size) > MAX_SIDE:

@@ -112,7 +112,8 @@ def load_model(name_or_path: str | Path = "default") -> Model:
     text = str(name_or_path)
     folder = models_folder() / text if text.isidentifier() and not Path(text).is_dir() else Path(text)
     if not (folder / CARD).is_file():
-        raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one of {', '.join(model_names())}")
+        known = ", ".join(model_names()) or "none"
+        raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one that comes with the package ({known})")
     return _load(folder.resolve())
 
 

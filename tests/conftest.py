@@ -1,0 +1,43 @@
+"""Fixtures, and which tests run: `slow` ones on request, `weights` ones where the shipped model lies in the checkout."""
+
+from __future__ import annotations
+
+import os
+
+# One BLAS thread, as the command line has it. Must be set before numpy loads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+from tests.support import DEFAULT_MODEL, GOLDEN
+from vqcodec.model import Model, load_model
+
+# No deadline: machines that run this differ by a factor of ten, and nothing here may depend on time.
+settings.register_profile("vqcodec", deadline=None, max_examples=200, derandomize=True)
+settings.load_profile("vqcodec")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="Run the tests marked slow as well (minutes).")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wants_slow = config.getoption("--run-slow") or "slow" in config.getoption("markexpr")
+    for item in items:
+        if "slow" in item.keywords and not wants_slow:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; add --run-slow"))
+        if "weights" in item.keywords and not (DEFAULT_MODEL / "model.json").is_file():
+            item.add_marker(pytest.mark.skip(reason="this checkout has no models/default; train or fetch it first"))
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The tiny seeded model of the golden files: never trained, small enough for every test."""
+    return load_model(GOLDEN / "model")
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Model:
+    """The shipped model; only for tests marked `weights`."""
+    return load_model(DEFAULT_MODEL)

@@ -1,0 +1,99 @@
+"""What several test modules share: paths, the command line as a subprocess, random codes and random priors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from vqcodec.codes import Codes, map_sizes
+from vqcodec.config import LEVELS, LevelConfig, ModelConfig, PriorConfig, TransformConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "v1"
+IMAGES = ROOT / "tests" / "images"
+DEFAULT_MODEL = ROOT / "models" / "default"
+SHARED = ROOT.parent / "shared"  # photographs and hostile files that lie beside some checkouts
+
+Array = NDArray[Any]
+
+
+def run_python(*arguments: str | Path, cwd: Path = ROOT, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs this interpreter so that it finds this checkout from any folder, installed or not."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, env=environment, check=False)
+
+
+def vqcodec(*arguments: str | Path, cwd: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Runs the command line as a real program."""
+    return run_python("-m", "vqcodec.cli", *arguments, cwd=cwd, stdin=stdin)
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    with Pillow.open(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def random_codes(rng: np.random.Generator, config: ModelConfig, height: int, width: int) -> Codes:
+    """Uniformly random codes of an image of `height` x `width` pixels."""
+    sizes = zip(config.transform.levels, map_sizes(height, width), strict=True)
+    return Codes(*[rng.integers(0, level.codebook_size, (level.stages, *size), np.int32) for level, size in sizes])
+
+
+def same(first: Codes, second: Codes) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def make_config(channels: int, stages: tuple[int, ...], sizes: tuple[int, ...], blocks: int) -> ModelConfig:
+    """A configuration for tests of the prior alone: the transform's own shape is never used there."""
+    levels = tuple(LevelConfig(stage, size, 4) for stage, size in zip(stages, sizes, strict=True))
+    ones = (1, 1, 1, 1)
+    transform = TransformConfig((8, 8, 8, 8), ones, ones, levels, 25.0, 1600.0, 3)
+    return ModelConfig(transform, PriorConfig(channels, (blocks,) * 3, (blocks,) * 2, 3))
+
+
+def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 127) -> dict[str, Array]:
+    """Legal tensors for `config`: int8 in -spread..spread, small biases, shifts around those that training uses."""
+    width = config.prior.channels
+    tensors: dict[str, Array] = {}
+
+    def table(name: str, *shape: int) -> None:
+        tensors[name] = rng.integers(-spread, spread + 1, shape, np.int8)
+
+    def layer(name: str, inputs: int, outputs: int) -> None:
+        table(f"{name}.weight", inputs, outputs)
+        tensors[f"{name}.bias"] = rng.integers(-3000, 3001, outputs, np.int32)
+        tensors[f"{name}.shift"] = np.array(rng.integers(0, 11), np.int32)
+
+    def blocks(name: str, count: int, taps: int) -> None:
+        for index in range(count):
+            layer(f"{name}.{index}.spatial", taps * width, width)
+            layer(f"{name}.{index}.mix", width, width)
+
+    for index, (name, level) in enumerate(zip(LEVELS, config.transform.levels, strict=True)):
+        table(f"{name}.quality", config.prior.quality_anchors, width)
+        table(f"{name}.embed", level.stages, level.codebook_size, width)
+        if index:
+            coarser = config.transform.levels[index - 1]
+            table(f"{name}.context.embed", coarser.stages, coarser.codebook_size, width)
+            blocks(f"{name}.context", config.prior.context_blocks[index - 1], 9)
+            layer(f"{name}.context.up", width, 4 * width)
+        layer(f"{name}.first", 5 * width, width)
+        blocks(f"{name}.trunk", config.prior.trunk_blocks[index], 5)
+        for stage in range(level.stages):
+            layer(f"{name}.head.{stage}.hidden", 2 * width, width)
+            layer(f"{name}.head.{stage}.logits", width, level.codebook_size)
+            if stage < level.stages - 1:
+                table(f"{name}.head.{stage}.embed", level.codebook_size, width)
+    return tensors

@@ -1,0 +1,165 @@
+"""The container: what goes in comes out, and whatever is wrong in a file is a named error, never a wrong picture."""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import GOLDEN, same
+from vqcodec import codec, container
+from vqcodec.container import HEADER_BYTES, SECTION_OVERHEAD, SECTION_TYPES, Container, Section
+from vqcodec.errors import (
+    BadMagicError,
+    DamagedError,
+    FormatError,
+    TruncatedError,
+    UnsupportedVersionError,
+    WrongModelError,
+)
+from vqcodec.model import Model
+
+FILE = (GOLDEN / "wide-q100.vq").read_bytes()
+HELD = container.unpack(FILE)
+
+containers = st.builds(
+    Container,
+    model_id=st.binary(min_size=6, max_size=6),
+    width=st.integers(1, 65_535),
+    height=st.integers(1, 65_535),
+    quality=st.integers(0, 10_000),
+    sections=st.tuples(*[st.builds(Section, st.just(kind), st.binary(max_size=50)) for kind in SECTION_TYPES]),
+)
+
+
+def with_header(**values: int) -> bytes:
+    """The golden file with other values in a header whose checksum holds."""
+    fields = {"magic": container.MAGIC, "version": 1, "flags": 0, "model_id": HELD.model_id}
+    fields |= {"width": HELD.width, "height": HELD.height, "quality": HELD.quality} | values
+    head = struct.pack("<4sBB6sIIH", *fields.values())
+    return head + struct.pack("<I", crc32(head)) + FILE[HEADER_BYTES:]
+
+
+def with_payload(index: int, payload: bytes) -> bytes:
+    """The golden file with another payload under a checksum that holds."""
+    sections = list(HELD.sections)
+    sections[index] = Section(sections[index].kind, payload)
+    return container.pack(Container(HELD.model_id, HELD.width, HELD.height, HELD.quality, tuple(sections)))
+
+
+@given(containers)
+def test_pack_then_unpack_is_the_identity(held: Container) -> None:
+    data = container.pack(held)
+    assert container.unpack(data) == held
+    assert len(data) == HEADER_BYTES + sum(SECTION_OVERHEAD + len(section.payload) for section in held.sections)
+
+
+def test_header_is_small() -> None:
+    assert HEADER_BYTES <= 40
+    assert len(with_header()) == len(FILE)
+    assert with_header() == FILE  # the layout above is the format's
+
+
+@pytest.mark.parametrize("length", range(len(FILE)))
+def test_every_truncation_is_refused(length: int, model: Model) -> None:
+    with pytest.raises(TruncatedError):
+        codec.decode_codes(FILE[:length], model)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_every_flipped_byte_is_refused(mask: int, model: Model) -> None:
+    for position in range(len(FILE)):
+        damaged = bytearray(FILE)
+        damaged[position] ^= mask
+        with pytest.raises((FormatError, WrongModelError)):
+            codec.decode_codes(bytes(damaged), model)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(data: bytes) -> None:
+    for attempt in (data, container.MAGIC + data, container.MAGIC + b"\x01" + data):
+        with pytest.raises(FormatError):
+            container.unpack(attempt)
+
+
+@given(st.integers(0, 2), st.data())
+def test_damage_under_a_valid_checksum_never_gives_other_codes(index: int, data: st.DataObject) -> None:
+    """The codes' own checksums stand behind the sections': a payload may be changed, its codes may not."""
+    model = codec.load_model(GOLDEN / "model")
+    payload = bytearray(HELD.sections[index].payload)
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
+    payload = payload[: data.draw(st.integers(0, len(payload)))]
+    try:
+        codes = codec.decode_codes(with_payload(index, bytes(payload)), model)
+    except DamagedError:
+        return
+    assert same(codes, codec.decode_codes(FILE, model))
+
+
+def test_empty_file() -> None:
+    with pytest.raises(TruncatedError, match="empty"):
+        container.unpack(b"")
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n", b"x", b"VQC" + FILE, FILE.replace(b"\x8f", b"?", 1)])
+def test_wrong_magic(data: bytes) -> None:
+    with pytest.raises(BadMagicError):
+        container.unpack(data)
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_unknown_version(version: int) -> None:
+    with pytest.raises(UnsupportedVersionError, match=str(version)):
+        container.unpack(with_header(version=version))
+
+
+@pytest.mark.parametrize("trailing", [b"\0", b"more", FILE])
+def test_trailing_bytes(trailing: bytes) -> None:
+    with pytest.raises(DamagedError, match=f"{len(trailing)} bytes follow"):
+        container.unpack(FILE + trailing)
+
+
+@pytest.mark.parametrize(
+    "values", [{"width": 0}, {"height": 0}, {"width": 65_536}, {"height": 2**32 - 1}, {"quality": 10_001}, {"flags": 1}]
+)
+def test_impossible_header_values(values: dict[str, int]) -> None:
+    with pytest.raises(DamagedError, match="impossible"):
+        container.unpack(with_header(**values))
+
+
+def test_other_quality_or_size_is_noticed(model: Model) -> None:
+    """Header values decide how payloads are read, so a wrong one must show in the codes' checksums."""
+    for values in ({"width": 500}, {"height": 500}, {"quality": 0}):
+        with pytest.raises(DamagedError):
+            codec.decode_codes(with_header(**values), model)
+
+
+def test_sections_in_another_order() -> None:
+    sections = (HELD.sections[1], HELD.sections[0], HELD.sections[2])
+    with pytest.raises(DamagedError):
+        container.unpack(container.pack(Container(HELD.model_id, HELD.width, HELD.height, HELD.quality, sections)))
+
+
+def test_swapped_payloads_are_noticed(model: Model) -> None:
+    payloads = [section.payload for section in HELD.sections]
+    with pytest.raises(DamagedError):
+        codec.decode_codes(with_payload(1, payloads[2]), model)
+
+
+def test_other_model_is_named(model: Model) -> None:
+    data = container.pack(Container(b"\x01\x02\x03\x04\x05\x06", HELD.width, HELD.height, HELD.quality, HELD.sections))
+    with pytest.raises(WrongModelError, match="010203040506"):
+        codec.decode_codes(data, model)
+
+
+def test_info_needs_no_model(model: Model) -> None:
+    known, unknown = codec.info(FILE, model), codec.info(with_header(model_id=b"nobody"), model)
+    assert known["codes"] == {name: list(code_map.shape) for name, code_map in codec.decode_codes(FILE, model)._asdict().items()}
+    assert (unknown["model"], unknown["codes"], unknown["model_id"]) == (None, None, b"nobody".hex())
+    assert sum(known["sections"].values()) + HEADER_BYTES == len(FILE) == known["bytes"]
+    assert np.isclose(known["bpp"], 8 * len(FILE) / (50 * 70))

@@ -1,0 +1,88 @@
+"""The format does not drift: files made once decode to the same codes for ever, and are made again byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import GOLDEN, run_python, same
+from vqcodec import codec
+from vqcodec.codes import Codes
+from vqcodec.model import Model
+
+FILES = sorted(GOLDEN.glob("*.vq"))
+
+
+def stored(path: Path) -> tuple[Codes, int, int, float]:
+    """The codes, height, width and quality beside a golden file."""
+    with np.load(path.with_name(f"{path.stem}.codes.npz"), allow_pickle=False) as data:
+        height, width = map(int, data["size"])
+        return Codes(data["top"], data["middle"], data["bottom"]), height, width, float(data["quality"])
+
+
+def test_there_are_golden_files() -> None:
+    assert len(FILES) >= 8  # else every test below would pass over nothing
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_file_decodes_to_the_stored_codes(path: Path, model: Model) -> None:
+    assert same(codec.decode_codes(path.read_bytes(), model), stored(path)[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_stored_codes_pack_to_the_same_bytes(path: Path, model: Model) -> None:
+    codes, height, width, quality = stored(path)
+    assert codec.pack_codes(codes, height, width, quality, model) == path.read_bytes()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_pixels_agree_within_one_step(path: Path, model: Model) -> None:
+    """The transform runs in floating point, so pixels may differ by rounding between machines; codes may not."""
+    with np.load(path.with_name(f"{path.stem}.image.npz"), allow_pickle=False) as data:
+        expected = data["decoded"].astype(int)
+    image = codec.decompress(path.read_bytes(), model)
+    assert image.dtype == np.uint8
+    assert image.shape == expected.shape
+    assert np.abs(image - expected).max() <= 1
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_thread_count_does_not_change_codes(threads: str) -> None:
+    script = f"""
+import numpy as np
+from pathlib import Path
+from vqcodec import codec
+from vqcodec.model import load_model
+model = load_model({str(GOLDEN / "model")!r})
+for path in sorted(Path({str(GOLDEN)!r}).glob("*.vq")):
+    codes = codec.decode_codes(path.read_bytes(), model)
+    with np.load(path.with_name(path.stem + ".codes.npz"), allow_pickle=False) as stored:
+        print(path.stem, all(np.array_equal(stored[name], code_map) for name, code_map in codes._asdict().items()))
+"""
+    result = run_python("-c", script, OPENBLAS_NUM_THREADS=threads)
+    assert result.stderr == b""
+    assert result.stdout.decode().splitlines() == [f"{path.stem} True" for path in FILES]
+
+
+def test_thread_count_does_not_change_bytes_of_a_wide_prior() -> None:
+    """The golden model's products are too small for a BLAS to share out; these are not."""
+    script = """
+import hashlib
+import numpy as np
+from tests.support import make_config, random_codes, random_prior, same
+from vqcodec import bitstream
+from vqcodec.prior import Prior
+rng = np.random.default_rng(7)
+config = make_config(96, (1, 1, 2), (64, 64, 256), 1)
+prior = Prior.from_tensors(random_prior(rng, config, spread=40), config)
+codes = random_codes(rng, config, 256, 256)
+payloads = bitstream.write(prior, codes, 256, 256, 5000)
+assert same(bitstream.read(prior, payloads, 256, 256, 5000), codes)
+print(hashlib.sha256(b"".join(payloads)).hexdigest())
+"""
+    runs = [run_python("-c", script, OPENBLAS_NUM_THREADS=threads) for threads in ("1", "2")]
+    assert [result.stderr for result in runs] == [b"", b""]
+    assert len(runs[0].stdout.strip()) == 64
+    assert runs[0].stdout == runs[1].stdout

@@ -1,0 +1,145 @@
+"""Model folders: opened by path, identified by their content, and refused by name when anything is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.support import GOLDEN, noise
+from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError
+from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the golden model to spoil; opened models are kept by path, so each test gets its own."""
+    return Path(shutil.copytree(GOLDEN / "model", tmp_path / "copy"))
+
+
+def change_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    card = json.loads((folder / CARD).read_text())
+    change(card)
+    (folder / CARD).write_text(json.dumps(card))
+
+
+def test_copy_is_the_same_model(folder: Path, model: Model) -> None:
+    copy = load_model(folder)
+    assert copy.id == model.id
+    assert len(copy.id) == 6
+    assert load_model(str(folder)) is copy  # opened once
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    for name in (tmp_path / "nowhere", tmp_path, "no_such_model", ""):
+        with pytest.raises(ModelNotFoundError):
+            load_model(name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"text"', '{"format": 99}', '{"format": 1}', '{"format": 1, "config": []}', "\xff"])
+def test_wrong_card(folder: Path, text: str) -> None:
+    (folder / CARD).write_text(text, encoding="latin-1")
+    with pytest.raises(InvalidModelError):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(surplus=1),
+        lambda config: config.pop("prior"),
+        lambda config: config["prior"].update(surplus=1),
+        lambda config: config["prior"].pop("channels"),
+        lambda config: config["prior"].update(channels=0),
+        lambda config: config["prior"].update(channels="8"),
+        lambda config: config["prior"].update(trunk_blocks=[1, 1]),
+        lambda config: config["prior"].update(context_blocks=7),
+        lambda config: config["transform"].update(surplus=1),
+        lambda config: config["transform"]["levels"].pop(),
+        lambda config: config["transform"]["levels"][0].update(stages=17),
+        lambda config: config["transform"]["levels"][2].update(codebook_size=1),
+        lambda config: config["transform"]["levels"][1].update(surplus=1),
+    ],
+)
+def test_wrong_configuration(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    change_card(folder, lambda card: change(card["config"]))
+    with pytest.raises(InvalidModelError, match="configuration"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", RUNTIME_FILES)
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InvalidModelError, match=name):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", RUNTIME_FILES)
+def test_id_changes_with_every_runtime_file(folder: Path, name: str, model: Model) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    assert load_model(folder).id != model.id
+
+
+def test_id_changes_with_the_configuration_and_not_with_the_rest_of_the_card(tmp_path: Path, model: Model) -> None:
+    for name, change, equal in (
+        ("note", lambda card: card.update(note="a remark"), True),
+        ("config", lambda card: card["config"]["transform"].update(lambda_max=1601.0), False),
+    ):
+        folder = Path(shutil.copytree(GOLDEN / "model", tmp_path / name))
+        change_card(folder, change)
+        assert (load_model(folder).id == model.id) is equal
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"\xff" * len(data)])
+@pytest.mark.parametrize("name", RUNTIME_FILES)
+def test_damaged_file(folder: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    path = folder / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelError, match=name):
+        use(load_model(folder), name)
+
+
+def use(model: Model, name: str) -> object:
+    """Opens the part that needs a file: parts open when they are first used."""
+    return model.prior if name == PRIOR else model.transform
+
+
+@pytest.mark.parametrize("name", [PRIOR, WEIGHTS])
+def test_missing_tensor(folder: Path, name: str) -> None:
+    tensors = load_file(folder / name)
+    tensors.pop(max(tensors))
+    save_file(tensors, folder / name)
+    with pytest.raises(InvalidModelError):
+        use(load_model(folder), name)
+
+
+def test_swapped_graphs(folder: Path) -> None:
+    encode, decode = (folder / ENCODE).read_bytes(), (folder / DECODE).read_bytes()
+    (folder / ENCODE).write_bytes(decode)
+    (folder / DECODE).write_bytes(encode)
+    with pytest.raises(ModelError):
+        load_model(folder).encode(noise(40, 40), 50)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 3), np.uint8)],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_encode_takes_only_rgb_bytes(image: np.ndarray, model: Model) -> None:
+    with pytest.raises(ImageError, match="uint8"):
+        model.encode(image, 50)
+
+
+@pytest.mark.parametrize("quality", [-0.01, 100.01, float("nan")])
+def test_quality_outside_is_refused(quality: float, model: Model) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        model.encode(noise(8, 8), quality)

@@ -1,0 +1,114 @@
+"""Tiles: they cover an image exactly once, and what comes out of them is what the whole image would have given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import Array, random_codes
+from vqcodec import transform
+from vqcodec.codes import Codes, map_sizes
+from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
+from vqcodec.model import Model
+from vqcodec.transform import halo, pad, spans
+
+TILE = 64
+SIZE = (300, 900)  # aligned: 320 x 928, so that some tiles have their whole halo inside
+
+
+def smooth(height: int, width: int) -> Array:
+    """Waves of several lengths: neighbouring codes differ, and none sits on the edge between two."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / (5 + 3 * channel) + columns / (9 - 2 * channel)) + np.cos(columns / 31) for channel in range(3)]
+    return (128 + 50 * np.stack(waves, axis=2)).astype(np.uint8)
+
+
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes any image go through in small tiles from here on."""
+    monkeypatch.setattr(transform, "TILE", TILE)
+    monkeypatch.setattr(transform, "UNTILED_PIXELS", ALIGNMENT**2)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 12))
+def test_spans_cover_a_side_exactly_once(length: int, tile: int, reach: int) -> None:
+    length, tile, reach = length * ALIGNMENT, tile * ALIGNMENT, reach * ALIGNMENT
+    parts = spans(length, tile, reach)
+    covered = [pixel for part in parts for pixel in range(part.inner_start, part.inner_stop)]
+    assert covered == list(range(length))
+    for part in parts:
+        assert all(edge % ALIGNMENT == 0 for edge in part)
+        assert 0 <= part.start <= part.inner_start < part.inner_stop <= part.stop <= length
+        assert part.start == max(0, part.inner_start - reach)
+        assert part.stop == min(length, part.inner_start + tile + reach)
+
+
+def test_halo_is_aligned_and_grows_with_depth(model: Model) -> None:
+    config = model.config.transform
+    assert halo(config) % ALIGNMENT == 0
+    deeper = type(config)(**{**vars(config), "decoder_depths": (1, 1, 1, 9)})
+    assert halo(deeper) >= halo(config) + 8 * 32
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (32, 32), (33, 64), (17, 95)])
+def test_pad_repeats_the_edge(height: int, width: int) -> None:
+    image = smooth(height, width)
+    padded = pad(image)
+    assert padded.shape == (-(-height // ALIGNMENT) * ALIGNMENT, -(-width // ALIGNMENT) * ALIGNMENT, 3)
+    assert np.array_equal(padded[:height, :width], image)
+    assert (padded[height:, :width] == image[-1]).all()
+    assert (padded[:, width:] == padded[:, width - 1 : width]).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (33, 64), (17, 95)])
+def test_shapes_of_codes_and_image(height: int, width: int, model: Model) -> None:
+    codes = model.encode(smooth(height, width), 50)
+    for code_map, level, stride, size in zip(codes, model.config.transform.levels, LEVEL_STRIDES, map_sizes(height, width), strict=True):
+        aligned = tuple(-(-side // ALIGNMENT) * ALIGNMENT // stride for side in (height, width))
+        assert code_map.shape == (level.stages, *aligned) == (level.stages, *size)
+        assert code_map.dtype == np.int32
+    image = model.decode(codes, height, width, 50)
+    assert (image.shape, image.dtype) == ((height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("quality", [0, 100])
+def test_tiles_give_the_codes_of_the_whole(quality: int, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum in another order can tip a choice between two codes that fit equally well; that must stay rare."""
+    image = smooth(*SIZE)
+    whole = model.encode(image, quality)
+    cut(monkeypatch)
+    assert differing(whole, model.encode(image, quality)) <= 0.001
+
+
+@pytest.mark.parametrize("quality", [0, 100])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_tiles_give_the_picture_of_the_whole(quality: int, levels: int, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = random_codes(np.random.default_rng(3), model.config, *SIZE)
+    whole = model.decode(codes, *SIZE, quality, levels).astype(int)
+    cut(monkeypatch)
+    assert np.abs(model.decode(codes, *SIZE, quality, levels) - whole).max() <= 1
+
+
+def test_tiles_without_a_halo_would_differ(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shows that the tests above can fail."""
+    image, codes = smooth(*SIZE), random_codes(np.random.default_rng(3), model.config, *SIZE)
+    encoded, decoded = model.encode(image, 100), model.decode(codes, *SIZE, 100).astype(int)
+    cut(monkeypatch)
+    monkeypatch.setattr(model.transform, "halo", 0)
+    assert differing(encoded, model.encode(image, 100)) > 0.001
+    assert np.abs(model.decode(codes, *SIZE, 100) - decoded).max() > 1
+
+
+def differing(first: Codes, second: Codes) -> float:
+    """The fraction of codes that differ."""
+    return sum(int((a != b).sum()) for a, b in zip(first, second, strict=True)) / sum(code_map.size for code_map in first)
+
+
+def test_fewer_levels_give_another_picture(model: Model) -> None:
+    codes = random_codes(np.random.default_rng(4), model.config, 64, 64)
+    pictures = [model.decode(codes, 64, 64, 50, levels) for levels in (1, 2, 3)]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[1], pictures[2])
+    codes.bottom[:] = 0  # what is left out must not matter
+    assert np.array_equal(model.decode(codes, 64, 64, 50, 2), pictures[1])
