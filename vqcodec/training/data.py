@@ -5,8 +5,7 @@ Shapes: images uint8 `(3, H, W)`, batches float32 `(B, 3, crop, crop)` in [0, 1]
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,16 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sources and varies sharpness
 
 
-def load_images(folder: Path, minimum: int, limit: int | None = None) -> list[Tensor]:
+def load_images(folder: Path, minimum: int, report: Callable[[str], None] = print) -> list[Tensor]:
     """Reads all photographs below `folder` whose sides are at least `minimum` pixels.
 
-    Unreadable and too small files are skipped and counted in a warning. Raises `TrainingError` where nothing is left.
+    Unreadable and too small files are skipped, and `report` is told how many. Raises `TrainingError` where nothing is left.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; give one with photographs in it")
     images: list[Tensor] = []
     skipped = 0
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        if limit is not None and len(images) == limit:
-            break
         try:
             with Image.open(path) as image:
                 pixels = np.array(image.convert("RGB"))
@@ -46,7 +43,7 @@ def load_images(folder: Path, minimum: int, limit: int | None = None) -> list[Te
     if not images:
         raise TrainingError(f"no usable photograph below {folder}: images must be readable and at least {minimum} pixels a side")
     if skipped:
-        warnings.warn(f"{skipped} files skipped: unreadable, or smaller than {minimum} pixels", stacklevel=2)
+        report(f"{skipped} files below {folder} skipped: unreadable, or smaller than {minimum} pixels")
     return images
 
 

@@ -82,9 +82,9 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     config, crop = PRESETS[preset], CROP[preset]
-    images = load_images(folder, crop)
+    images = load_images(folder, crop, progress)
     if valid is not None:
-        held_out = load_images(valid, crop)
+        held_out = load_images(valid, crop, progress)
     else:
         held_out, images = (images[::HELD_OUT], [x for i, x in enumerate(images) if i % HELD_OUT]) if len(images) > 1 else (images, images)
     progress(f"{len(images)} photographs to train on, {len(held_out)} held out")

@@ -104,11 +104,11 @@ class TransformTrainer:
     def train_step(self, images: Tensor, progress: float) -> dict[str, float]:
         """One optimiser step on float images (B, 3, H, W); returns its figures."""
         noisy = progress < WARMUP
-        random = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.schedule.seed * 1_000_003 + self.step)  # a step's noise must not depend on when a run was resumed
         # stratified: every batch sees the whole range of qualities
-        quality = (torch.arange(len(images)) + torch.rand(len(images), generator=random)) / len(images)
+        quality = (torch.arange(len(images)) + torch.rand(len(images))) / len(images)
         quality = quality.to(self.device)
-        drop = (WARMUP_DROP if noisy else DROP) * torch.rand((), generator=random).reciprocal().item()
+        drop = (WARMUP_DROP if noisy else DROP) * torch.rand(()).reciprocal().item()
         levels = 3 if drop < 1 else 2 if drop < 2 else 1
         rate_weight = min(1.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP))
         self.model.train()

@@ -1,0 +1,176 @@
+"""Training: the torch twin against the runtime, exact resume, and a real (tiny) training through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import IMAGES, Array, load_image, noise, random_codes, vqcodec
+from vqcodec import metrics, prior
+from vqcodec.errors import TrainingError
+from vqcodec.prior import Prior, scan
+
+torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
+
+from PIL import Image as Pillow  # noqa: E402
+
+from vqcodec.training import pixelcnn  # noqa: E402
+from vqcodec.training.data import CropSampler, load_images  # noqa: E402
+from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images  # noqa: E402
+from vqcodec.training.quantize import ResidualQuantizer  # noqa: E402
+from vqcodec.training.train import PRESETS  # noqa: E402
+from vqcodec.training.transform import Schedule, TransformTrainer  # noqa: E402
+
+TINY = PRESETS["tiny"]
+CPU = torch.device("cpu")
+FOREVER = 1e9  # minutes: schedules in tests count steps
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with quarters of the sample photographs, one file that is no picture and one that is too small."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for path in IMAGES.glob("*.png"):
+        picture = Pillow.fromarray(load_image(path))
+        picture.resize((256, 160)).save(folder / path.name)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    Pillow.fromarray(noise(20, 20)).save(folder / "small.png")
+    return folder
+
+
+@pytest.mark.parametrize("quality", [0, 3_771, 10_000])
+def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(quality)
+    twin = pixelcnn.PixelCNN(TINY).eval()
+    runtime = Prior.from_tensors(twin.export(), TINY)
+    codes = random_codes(np.random.default_rng(quality), TINY, 150, 90)
+    with torch.no_grad():
+        expected = twin.logits([torch.from_numpy(c).long()[None] for c in codes], torch.tensor([quality]))
+    monkeypatch.setattr(prior, "freqs", lambda logits: logits)
+    context: Array | None = None
+    for level, code_map in enumerate(codes):
+        context = runtime.context(level, quality, codes[level - 1] if level else None, context)
+        found = np.zeros((*code_map.shape, TINY.transform.levels[level].codebook_size))
+
+        def keep(stage: int, rows: Array, columns: Array, logits: Array, found: Array = found, known: Array = code_map) -> Array:
+            found[stage, rows, columns] = logits
+            return known[stage, rows, columns]
+
+        scan(runtime, level, context, code_map.shape[1:], keep)
+        units = np.stack([stage[0].numpy() for stage in expected[level]]) / pixelcnn.NATS
+        assert np.abs(units - units.round()).max() < 1e-3
+        assert np.array_equal(units.round(), found)
+
+
+def transform_weights(folder: Path, photographs: Path, stops: tuple[int, ...]) -> list[np.ndarray]:
+    """Weights after the last of `stops` steps, saved and loaded into a new trainer at each stop before it."""
+    sampler = CropSampler(load_images(photographs, 96, lambda _: None), 96, 2, 0)
+    checkpoint = folder / "transform.safetensors"
+    for number, stop in enumerate(stops):
+        trainer = TransformTrainer(TINY.transform, Schedule(40, FOREVER), CPU)
+        if number:
+            trainer.load(checkpoint)
+        trainer.schedule = Schedule(40, FOREVER)
+        while trainer.step < stop:
+            progress = trainer.step / 40
+            if progress >= 0.06 and not trainer.started:
+                trainer.kmeans_start([sampler(-1)])
+            trainer.train_step(sampler(trainer.step), progress)
+            trainer.step += 1
+        trainer.save(checkpoint)
+    return [p.detach().numpy() for p in [*trainer.model.parameters(), *trainer.average.parameters()]]
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, photographs: Path) -> None:
+    straight = transform_weights(tmp_path, photographs, (8,))
+    resumed = transform_weights(tmp_path, photographs, (2, 5, 8))
+    assert all(np.array_equal(a, b) for a, b in zip(straight, resumed, strict=True))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "transform.safetensors"
+    TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).save(checkpoint)
+    with pytest.raises(TrainingError, match="--resume"):
+        PriorTrainer(TINY, Schedule(10, FOREVER), CPU).load(checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="--resume"):
+        TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).load(checkpoint)
+
+
+def test_the_prior_learns(photographs: Path) -> None:
+    transform = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
+    coded = list(encode_images(transform, load_images(photographs, 96, lambda _: None), 0, FOREVER))
+    sampler = WindowSampler(coded, 2, 0)
+    trainer = PriorTrainer(TINY, Schedule(100, FOREVER, learning_rate=5e-3), CPU)
+    bits = []
+    for trainer.step in range(100):
+        codes, quality = sampler(trainer.step)
+        bits.append(trainer.train_step(codes, quality, 0.1))
+    assert np.mean(bits[-5:]) < 0.8 * np.mean(bits[:5])
+
+
+def test_the_quantiser_takes_the_cheaper_code_only_with_the_rate() -> None:
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer(PRESETS["tiny"].transform.levels[0], 8)
+    with torch.no_grad():
+        quantizer.codebooks[0, 0], quantizer.codebooks[0, 1] = 0.0, 0.9
+        quantizer.codebooks[0, 2:] = 100.0
+        quantizer.logits[0].weight.zero_()
+        quantizer.logits[0].bias.zero_()
+        quantizer.logits[0].bias[0] = 10.0  # about 14 bits cheaper
+    latents, context = torch.full((1, 4), 0.8), torch.zeros(1, 8)
+    assert quantizer(latents, context, 0.0).codes.item() == 1
+    assert quantizer(latents, context, 1.0).codes.item() == 0
+
+
+def test_dead_codes_are_split_from_live_ones() -> None:
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer(TINY.transform.levels[0], 8)
+    quantizer.usage.fill_(1.0)
+    quantizer.usage[0, 5], quantizer.usage[0, 3] = 0.0, 50.0
+    assert quantizer.split_dead(0.02) == 1
+    assert (quantizer.codebooks[0, 5] - quantizer.codebooks[0, 3]).abs().max() < 4
+    assert torch.equal(quantizer.logits[0].bias[5], quantizer.logits[0].bias[3])
+    assert quantizer.usage[0, 5] == quantizer.usage[0, 3] == 25
+
+
+def test_skipped_files_are_counted_and_empty_folders_refused(photographs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert len(load_images(photographs, 96, said.append)) == 3
+    assert said[0].startswith("2 files")
+    with pytest.raises(TrainingError, match="no usable photograph"):
+        load_images(tmp_path, 96)
+    with pytest.raises(TrainingError, match="not a folder"):
+        load_images(tmp_path / "missing", 96)
+
+
+def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> None:
+    train = ["train", photographs, "--out", "out", "--preset", "tiny", "--threads", "1"]
+    first = vqcodec(*train, "--max-minutes", "0.1", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr.decode()
+    assert first.stdout == b""
+    card = json.loads((tmp_path / "out/model.json").read_text())
+    assert card["name"] == "out"
+    assert card["training"]["transform"]["steps"] > 0
+    assert card["training"]["prior"]["steps"] > 0
+    again = vqcodec(*train, "--max-minutes", "0.1", cwd=tmp_path)
+    assert again.returncode == 1
+    assert b"--resume" in again.stderr
+    resumed = vqcodec(*train, "--max-minutes", "0.15", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr.decode()
+    more = json.loads((tmp_path / "out/model.json").read_text())
+    assert more["training"]["transform"]["steps"] > card["training"]["transform"]["steps"]
+    source = IMAGES / "chelsea.png"
+    assert vqcodec("compress", source, "x.vq", "-m", "out", cwd=tmp_path).returncode == 0
+    assert vqcodec("decompress", "x.vq", "x.png", "-m", "out", cwd=tmp_path).returncode == 0
+    original, restored = load_image(source), load_image(tmp_path / "x.png")
+    gray = np.full_like(original, original.mean().round().astype(np.uint8))
+    assert metrics.mse(original, restored) < metrics.mse(original, gray)  # seconds of training, yet more than nothing
