@@ -1,0 +1,29 @@
+"""The package as a user gets it: installed into an empty environment, without torch, used from another folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import IMAGES, ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_an_installed_package_needs_neither_torch_nor_the_checkout(tmp_path: Path) -> None:
+    def run(*command: str | Path) -> str:
+        result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    run(sys.executable, "-m", "venv", "environment")
+    programs = tmp_path / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
+    run(programs / "python", "-m", "pip", "install", "--quiet", "--no-cache-dir", ROOT)
+    assert "torch" not in run(programs / "python", "-m", "pip", "list").split()
+    run(programs / "vqcodec", "compress", IMAGES / "coffee.png", "coffee.vq")
+    run(programs / "vqcodec", "decompress", "coffee.vq")
+    assert "600 x 400" in run(programs / "vqcodec", "info", "coffee.vq")
+    assert (tmp_path / "coffee.png").stat().st_size > 100_000
