@@ -20,7 +20,6 @@ from vqcodec import codec, image, metrics
 from vqcodec.model import CARD, Model, load_model, models_folder
 from vqcodec.transform import Image
 
-
 PILLOW = {  # at their best settings for size
     "jpeg": {"format": "JPEG", "optimize": True, "progressive": True},
     "webp": {"format": "WEBP", "method": 6},
