@@ -54,6 +54,7 @@ PRESETS = {
 CROP = {"default": 192, "tiny": 96}  # pixels; also the smallest image side that is used
 TRANSFORM_SHARE = 0.7  # of the minutes; the prior's codes take a tenth, the prior itself the rest
 CODES_SHARE = 0.1
+PRIOR_LEARNING_RATE = 1e-2  # of parameters whose unit is 64 integer steps: see bench/LOG.md
 HELD_OUT = 16  # every 16th photograph where no validation folder is given
 REPORT_IMAGES = 8  # photographs of the validation set in the card's table
 REPORT_QUALITIES = (0, 25, 50, 75, 100)
@@ -98,7 +99,7 @@ def train(
     minutes = max_minutes * (1 - TRANSFORM_SHARE - CODES_SHARE)
     coded = list(encode_images(transform.average, images, seed, max_minutes * CODES_SHARE))
     progress(f"prior: {len(coded)} photographs encoded")
-    prior = train_prior(config, coded, checkpoints, Schedule(10**9, minutes, seed=seed, learning_rate=2e-3), device, progress)
+    prior = train_prior(config, coded, checkpoints, Schedule(10**9, minutes, seed=seed, learning_rate=PRIOR_LEARNING_RATE), device, progress)
     prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], seed, math.inf))
     card = {
         "created": time.strftime("%Y-%m-%d"),
