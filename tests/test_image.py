@@ -136,7 +136,7 @@ def test_write_then_read_is_lossless(suffix: str) -> None:
 
 
 def test_write_jpeg() -> None:
-    assert image.read(image.write(np.full((8, 8, 3), 77, np.uint8), "a.b/c.jpg")).shape == (8, 8, 3)
+    assert image.read(image.write(np.full((8, 8, 3), 77, np.uint8), ".jpg")).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("suffix", [".nothing", ".vq", ".xyz"])

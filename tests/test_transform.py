@@ -12,7 +12,7 @@ from vqcodec import transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
 from vqcodec.model import Model
-from vqcodec.transform import halo, pad, spans
+from vqcodec.transform import halos, pad, spans
 
 TILE = 64
 SIZE = (300, 900)  # aligned: 320 x 928, so that some tiles have their whole halo inside
@@ -44,11 +44,15 @@ def test_spans_cover_a_side_exactly_once(length: int, tile: int, reach: int) -> 
         assert part.stop == min(length, part.inner_start + tile + reach)
 
 
-def test_halo_is_aligned_and_grows_with_depth(model: Model) -> None:
+def test_halos_are_aligned_and_grow_with_depth(model: Model) -> None:
     config = model.config.transform
-    assert halo(config) % ALIGNMENT == 0
+    encode, decode = halos(config)
+    assert encode % ALIGNMENT == decode % ALIGNMENT == 0
     deeper = type(config)(**{**vars(config), "decoder_depths": (1, 1, 1, 9)})
-    assert halo(deeper) >= halo(config) + 8 * 32
+    assert all(new >= old + 8 * 32 for new, old in zip(halos(deeper), (encode, decode), strict=True))
+    finer = type(config)(**{**vars(config), "decoder_depths": (65, 1, 1, 1)})  # the finest state is behind all codes
+    assert halos(finer)[0] == encode
+    assert halos(finer)[1] >= decode + 8 * 32
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (32, 32), (33, 64), (17, 95)])
@@ -95,7 +99,8 @@ def test_tiles_without_a_halo_would_differ(model: Model, monkeypatch: pytest.Mon
     image, codes = smooth(*SIZE), random_codes(np.random.default_rng(3), model.config, *SIZE)
     encoded, decoded = model.encode(image, 100), model.decode(codes, *SIZE, 100).astype(int)
     cut(monkeypatch)
-    monkeypatch.setattr(model.transform, "halo", 0)
+    monkeypatch.setattr(model.transform, "encode_halo", 0)
+    monkeypatch.setattr(model.transform, "decode_halo", 0)
     assert differing(encoded, model.encode(image, 100)) > 0.001
     assert np.abs(model.decode(codes, *SIZE, 100) - decoded).max() > 1
 

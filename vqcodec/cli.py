@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import click
 
@@ -36,10 +36,18 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except VQCodecError as error:
-            click.echo(f"vqcodec: {' '.join(str(error).split())}", err=True)
-            sys.exit(1)
+            _fail(str(error))
+        except MemoryError:
+            _fail("not enough memory for this picture; make it smaller")
+        except OSError as error:  # what the commands themselves do not foresee, such as a full disk behind standard output
+            _fail(f"{error}; check the disk and the paths")
 
     return run
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"vqcodec: {' '.join(message.split())}", err=True)
+    sys.exit(1)
 
 
 def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -183,6 +191,8 @@ def _target(source: str, output: str | None, suffix: str, force: bool) -> str:
 
 def _read(source: str) -> bytes:
     if source == STREAM:
+        if sys.stdin is None:
+            raise ImageError("there is no standard input; name a file")
         return sys.stdin.buffer.read()
     try:
         return Path(source).read_bytes()
@@ -200,6 +210,8 @@ def _write(target: str, data: bytes, force: bool) -> None:
 
     try:
         if target == STREAM:
+            if sys.stdout is None:
+                raise OutputError("there is no standard output; name a file")
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
@@ -224,7 +236,7 @@ def _write(target: str, data: bytes, force: bool) -> None:
 
 
 def _rename_new(temporary: Path, path: Path) -> None:
-    """Renames without ever replacing a file that appeared meanwhile."""
+    """Renames without replacing a file that appeared meanwhile, where the file system has hard links."""
     try:
         path.hardlink_to(temporary)
         temporary.unlink()

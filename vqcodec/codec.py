@@ -22,8 +22,8 @@ def compress(image: Image, quality: float = 50, model: ModelLike = "default") ->
     `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
     """
     opened = _open(model)
-    if max(image.shape[:2]) > container.MAX_SIDE:
-        raise ImageError(f"the image is {image.shape[1]} x {image.shape[0]}; a side can have {container.MAX_SIDE} pixels at most")
+    if max(image.shape, default=0) > container.MAX_SIDE:
+        raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
     codes = opened.encode(image, quality)
     return pack_codes(codes, image.shape[0], image.shape[1], quality, opened)
 

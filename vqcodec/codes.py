@@ -35,6 +35,8 @@ def checksum(code_map: CodeMap) -> int:
 def check_codes(code_map: CodeMap, level: LevelConfig, size: tuple[int, int]) -> None:
     """Raises `ValueError` unless the map has the level's stages, this size, and codes of its codebooks."""
     expected = (level.stages, *size)
+    if code_map.dtype != np.int32:
+        raise ValueError(f"codes must be int32, not {code_map.dtype}")
     if code_map.shape != expected:
         raise ValueError(f"a code map has the shape {code_map.shape} instead of {expected}")
     if code_map.size and not (int(code_map.min()) >= 0 and int(code_map.max()) < level.codebook_size):

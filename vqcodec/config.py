@@ -102,11 +102,21 @@ def _check_ranges(config: ModelConfig) -> None:
     if len(transform.levels) != len(LEVELS):
         raise ValueError(f"{len(transform.levels)} levels instead of {len(LEVELS)}")
     for level in transform.levels:
-        if not (1 <= level.stages <= MAX_STAGES and 2 <= level.codebook_size <= MAX_CODEBOOK_SIZE):
-            raise ValueError(f"stages or codebook size out of range: {level}")
-    if len(prior.trunk_blocks) != len(LEVELS) or len(prior.context_blocks) != len(LEVELS) - 1:
-        raise ValueError("the prior needs three trunk depths and two context depths")
-    if not (1 <= prior.channels <= 512 and 2 <= prior.quality_anchors <= 64):
-        raise ValueError("the prior's channels or quality anchors are out of range")
-    if not all(0 <= depth <= 64 for depth in prior.trunk_blocks + prior.context_blocks):
-        raise ValueError("the prior's depths are out of range")
+        _check_integers("stages", (level.stages,), 1, MAX_STAGES)
+        _check_integers("codebook_size", (level.codebook_size,), 2, MAX_CODEBOOK_SIZE)
+        _check_integers("dim", (level.dim,), 1, 256)
+    for name, low in (("widths", 1), ("encoder_depths", 0), ("decoder_depths", 0)):
+        _check_integers(name, getattr(transform, name), low, 4096, count=len(LEVELS) + 1)
+    _check_integers("anchors", (transform.anchors, prior.quality_anchors), 2, 64)
+    if not 0 < float(transform.lambda_min) < float(transform.lambda_max) < float("inf"):
+        raise ValueError("lambda_min and lambda_max must be finite, positive and in this order")
+    _check_integers("channels", (prior.channels,), 1, 512)
+    _check_integers("trunk_blocks", prior.trunk_blocks, 0, 64, count=len(LEVELS))
+    _check_integers("context_blocks", prior.context_blocks, 0, 64, count=len(LEVELS) - 1)
+
+
+def _check_integers(name: str, values: tuple[int, ...], low: int, high: int, count: int | None = None) -> None:
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries instead of {count}")
+    if not all(type(value) is int and low <= value <= high for value in values):
+        raise ValueError(f"{name} must be integers in {low}..{high}, not {values}")

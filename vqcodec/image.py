@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
 
 from vqcodec.container import MAX_SIDE
 from vqcodec.errors import ImageError, OutputError
 from vqcodec.transform import Image
 
 SUFFIX_DEFAULT = ".png"
+FORMATS = {  # only those that keep size and colours
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".ppm": "PPM",
+}
+TURNS = {  # what brings each EXIF orientation upright
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
 def read(data: bytes, name: str = "the input") -> Image:
     """Decodes a picture in any format that Pillow knows to uint8 (H, W, 3), EXIF orientation applied.
 
-    Alpha is dropped. Raises `ImageError` where Pillow cannot read it or a side exceeds the format's limit.
+    Alpha is dropped. Raises `ImageError` where Pillow cannot read it, its numbers have no known range, or a side
+    exceeds the format's limit.
     """
     try:
         with warnings.catch_warnings():
@@ -31,38 +50,55 @@ def read(data: bytes, name: str = "the input") -> Image:
             with Pillow.open(io.BytesIO(data)) as picture:
                 if max(picture.size) > MAX_SIDE:
                     raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
-                pixels = np.array(ImageOps.exif_transpose(_eight_bit(picture)).convert("RGB"))
+                picture.load()  # Pillow's TIFF reader turns the picture itself while loading
+                turn = TURNS.get(_orientation(picture))
+                upright = _eight_bit(picture, name) if turn is None else _eight_bit(picture, name).transpose(turn)
+                pixels = np.array(upright.convert("RGB"))
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like") from error
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has too many pixels: {error}") from error
-    except (OSError, ValueError, SyntaxError, MemoryError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
         raise ImageError(f"{name} is a damaged image ({error}); repair it or save it again") from error
     if not pixels.size:
         raise ImageError(f"{name} has no pixels")
     return pixels
 
 
-def _eight_bit(picture: Pillow.Image) -> Pillow.Image:
-    """Scales 16-bit gray to 8 bits: Pillow's own conversion would clip it."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        return Pillow.fromarray((np.array(picture).clip(0, 65_535) / 257).round().astype(np.uint8))
+def _orientation(picture: Pillow.Image) -> int:
+    """EXIF orientation 1..8; 1 where the metadata cannot be read: good pixels are not refused for it."""
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _eight_bit(picture: Pillow.Image, name: str) -> Pillow.Image:
+    """Scales 16-bit gray to 8 bits, which Pillow's own conversion would clip; refuses numbers of unknown range."""
+    if picture.mode == "F":
+        raise ImageError(f"{name} has floating-point pixels of unknown range; convert it to 8 or 16 bits first")
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        values = np.array(picture)
+        if values.size and not (int(values.min()) >= 0 and int(values.max()) <= 65_535):
+            raise ImageError(f"{name} has integers outside 0..65535; convert it to 8 or 16 bits first")
+        sixteen = picture.mode != "I" or picture.format in {"PNG", "PPM"} or int(values.max(initial=0)) > 255
+        return Pillow.fromarray((values / (257 if sixteen else 1)).round().astype(np.uint8))
     return picture
 
 
 def check_suffix(suffix: str) -> str:
     """Returns Pillow's name of the format of a suffix such as `.png`; raises `OutputError` for an unknown one."""
-    known = Pillow.registered_extensions()
-    found = known.get(suffix.lower() or SUFFIX_DEFAULT)
-    if found is None or found not in Pillow.SAVE:
-        raise OutputError(f"no picture format has the suffix '{suffix}'; use .png, .jpg, .webp, .tif or another that Pillow writes")
+    found = FORMATS.get(suffix.lower() or SUFFIX_DEFAULT)
+    if found is None:
+        raise OutputError(f"no picture can be written with the suffix '{suffix}'; use one of {' '.join(FORMATS)}")
     return found
 
 
-def write(image: Image, path_or_suffix: str | Path = SUFFIX_DEFAULT) -> bytes:
+def write(image: Image, suffix: str = SUFFIX_DEFAULT) -> bytes:
     """Encodes uint8 (H, W, 3) in the format of the suffix. Raises `OutputError` where that fails."""
-    text = str(path_or_suffix)
-    kind = check_suffix(text if text.startswith(".") else Path(text).suffix)
+    kind = check_suffix(suffix)
     buffer = io.BytesIO()
     options = SAVE_OPTIONS.get(kind, {})
     try:

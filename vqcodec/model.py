@@ -110,11 +110,16 @@ def load_model(name_or_path: str | Path = "default") -> Model:
     Raises `ModelNotFoundError` or `InvalidModelError`. Opened models are kept: a second call costs nothing.
     """
     text = str(name_or_path)
-    folder = models_folder() / text if text.isidentifier() and not Path(text).is_dir() else Path(text)
-    if not (folder / CARD).is_file():
-        known = ", ".join(model_names()) or "none"
-        raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one that comes with the package ({known})")
-    return _load(folder.resolve())
+    try:
+        shipped = models_folder() / text
+        folder = shipped if text.isidentifier() and (shipped / CARD).is_file() else Path(text)
+        if not (folder / CARD).is_file():
+            known = ", ".join(model_names()) or "none"
+            raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one that comes with the package ({known})")
+        stamps = tuple((folder / name).stat().st_mtime_ns for name in (CARD, *RUNTIME_FILES))
+    except (OSError, ValueError) as error:
+        raise InvalidModelError(f"the model '{text}' cannot be opened: {error}; copy or export it again") from error
+    return _load(folder.resolve(), stamps)
 
 
 def model_names() -> list[str]:
@@ -123,7 +128,8 @@ def model_names() -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path) -> Model:
+def _load(folder: Path, stamps: tuple[int, ...]) -> Model:
+    """Reads a folder; `stamps`, its files' times, keep an older reading from being served after an export."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         files = {name: (folder / name).read_bytes() for name in RUNTIME_FILES}

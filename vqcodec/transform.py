@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
+from vqcodec.errors import InvalidModelError
 
 Image = NDArray[np.uint8]
 
@@ -41,16 +42,20 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     ]
 
 
-def halo(config: TransformConfig) -> int:
-    """Pixels beyond a tile that can change its codes or pixels: a bound on the receptive field, aligned.
+def halos(config: TransformConfig) -> tuple[int, int]:
+    """Pixels beyond a tile that can change its codes, and its pixels: bounds on the receptive fields, aligned.
 
-    Going down and up again through the levels, each block's 3x3 convolution reaches one position of its own scale;
-    the encoder's codes also depend on the decoder's state, hence the sum of both; the down-sampling convolutions
-    do not overlap and add at most one position of the coarsest scale.
+    Each block's 3x3 convolution reaches one position of its own scale, and the down-sampling convolutions, which do not
+    overlap, at most one position of the coarsest scale. Codes also depend on the decoder's state at 1/32 and 1/16.
     """
     strides = (4, 8, 16, 32)
-    reach = sum(s * (e + d) for s, e, d in zip(strides, config.encoder_depths, config.decoder_depths, strict=True))
-    return -(-(reach + strides[0] + ALIGNMENT) // ALIGNMENT) * ALIGNMENT
+    encoder = sum(stride * depth for stride, depth in zip(strides, config.encoder_depths, strict=True))
+    decoder = [stride * depth for stride, depth in zip(strides, config.decoder_depths, strict=True)]
+    return _aligned(encoder + decoder[2] + decoder[3] + ALIGNMENT), _aligned(sum(decoder) + strides[0] + ALIGNMENT)
+
+
+def _aligned(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 def pad(image: Image) -> Image:
@@ -64,16 +69,16 @@ class Transform:
 
     def __init__(self, config: TransformConfig, encoder: Any, decoder: Any):
         self.config, self.encoder, self.decoder = config, encoder, decoder
-        self.halo = halo(config)
+        self.encode_halo, self.decode_halo = halos(config)
 
     def encode(self, image: Image, quality: int) -> Codes:
         """Image uint8 (H, W, 3), quality in hundredths -> codes."""
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
         padded = pad(image)
-        for rows, columns in self._tiles(*padded.shape[:2]):
+        for rows, columns in _tiles(padded.shape[0], padded.shape[1], self.encode_halo):
             tile = padded[rows.start : rows.stop, columns.start : columns.stop]
-            found = self.encoder.run(None, {"image": tile[None], "quality": _quality(quality)})
+            found = _run(self.encoder, {"image": tile[None], "quality": _quality(quality)})
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
         return Codes(*maps)
@@ -82,21 +87,30 @@ class Transform:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero)."""
         image = np.empty((height, width, 3), np.uint8)
         keep = (np.arange(3) < levels).astype(np.float32)
-        top, bottom = codes.top.shape[1:], (height, width)
-        for rows, columns in self._tiles(top[0] * ALIGNMENT, top[1] * ALIGNMENT):
+        rows_in_all, columns_in_all = codes.top.shape[1:]
+        for rows, columns in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo):
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = self.decoder.run(None, inputs)[0][0]
-            kept = tile[_kept(rows, 1), _kept(columns, 1)][: bottom[0] - rows.inner_start, : bottom[1] - columns.inner_start]
+            tile = _run(self.decoder, inputs)[0][0]
+            kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image
 
-    def _tiles(self, height: int, width: int) -> Iterator[tuple[Span, Span]]:
-        tile = max(height, width) if height * width <= UNTILED_PIXELS else TILE
-        for rows in spans(height, tile, self.halo):
-            for columns in spans(width, tile, self.halo):
-                yield rows, columns
+
+def _run(session: Any, inputs: dict[str, Any]) -> list[Any]:
+    """Runs a graph; a model whose graphs do not fit its configuration shows here."""
+    try:
+        return list(session.run(None, inputs))
+    except Exception as error:  # ONNX Runtime has no exception class of its own
+        raise InvalidModelError(f"the model's graph fails: {str(error).splitlines()[0]}; export the model again") from error
+
+
+def _tiles(height: int, width: int, halo: int) -> Iterator[tuple[Span, Span]]:
+    tile = max(height, width) if height * width <= UNTILED_PIXELS else TILE
+    for rows in spans(height, tile, halo):
+        for columns in spans(width, tile, halo):
+            yield rows, columns
 
 
 def _quality(quality: int) -> NDArray[np.float32]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from vqcodec.errors import TrainingError
+from vqcodec import image
+from vqcodec.errors import ImageError, TrainingError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sources and varies sharpness
@@ -31,9 +31,8 @@ def load_images(folder: Path, minimum: int, report: Callable[[str], None] = prin
     skipped = 0
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
+            pixels = image.read(path.read_bytes(), path.name)
+        except (OSError, ImageError):
             skipped += 1
             continue
         if min(pixels.shape[:2]) < minimum:

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript  # noqa: F401 - torch's exporter needs it: better missed before a training than after
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
+from vqcodec.errors import TrainingError
 from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, PRIOR, SHARED, WEIGHTS
+from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE
 
@@ -57,12 +60,14 @@ def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, car
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {ENCODE: encode_graph(transform), DECODE: decode_graph(transform)}
     weights = externalise(graphs)
+    integers = prior.export()
+    Prior.from_tensors(integers, prior.config)  # refuses what the codec would refuse
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary)
         for file, graph in graphs.items():
             (made / file).write_bytes(graph.SerializeToString())
         save_file(weights, made / WEIGHTS)
-        save_file(prior.export(), made / PRIOR)
+        save_file(integers, made / PRIOR)
         config: ModelConfig = prior.config
         text = json.dumps({"format": CARD_FORMAT, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
@@ -114,7 +119,10 @@ def externalise(graphs: dict[str, onnx.ModelProto]) -> dict[str, np.ndarray[Any,
                 kept.append(tensor)
                 continue
             half = f"{SHARED if tensor.name in others else Path(file).stem}.{tensor.name}"
-            weights[half] = np.ascontiguousarray(values.astype(np.float16))
+            stored = np.ascontiguousarray(values.astype(np.float16))
+            if not np.isfinite(stored).all() or not np.array_equal(weights.get(half, stored), stored):
+                raise TrainingError(f"the weights of {tensor.name} cannot be exported: not finite, or unlike in the two graphs")
+            weights[half] = stored
             reference = TensorProto(name=half, data_type=TensorProto.FLOAT16, dims=values.shape, data_location=TensorProto.EXTERNAL)
             reference.external_data.add(key="location", value=WEIGHTS)
             kept.append(reference)

@@ -66,8 +66,8 @@ class IntLayer(nn.Module):
         return rounded((self.weight * self.UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX))
 
     def integer_bias(self) -> Tensor:
-        """Integer-valued bias (O,), in units of the accumulator."""
-        return rounded(self.bias * 2.0**self.shift)
+        """Integer-valued bias (O,), in units of the accumulator; like the weights' its own unit is 64 outputs."""
+        return rounded(self.bias * (self.UNIT * 2.0**self.shift))
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """x (B, h, w, I), extra (B, h, w, E) joined at the position itself -> rounded (B, h, w, O), not clamped."""
@@ -212,6 +212,14 @@ class PixelCNN(nn.Module):
             stages = [_bits(logits, level_codes[:, stage]) for stage, logits in enumerate(level_logits)]
             bits.append(torch.stack(stages, 1))
         return bits
+
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """Clamps weights to what int8 holds: beyond it their gradient would be zero for ever."""
+        for module in self.modules():
+            if isinstance(module, IntLayer | IntTable):
+                limit = ACTIVATION_MAX / module.UNIT
+                module.weight.clamp_(-limit, limit)
 
     @torch.no_grad()
     def export(self) -> dict[str, NDArray[np.int8] | NDArray[np.int32]]:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
@@ -36,21 +38,24 @@ class CodedImage(NamedTuple):
 
 
 @torch.no_grad()
-def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes: float) -> Iterator[CodedImage]:
-    """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored, until `minutes` are over."""
+def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes: float, passes: int = 20) -> Iterator[CodedImage]:
+    """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored.
+
+    Passes over all images again and again until `minutes` are over, or once where `passes` is 1.
+    """
     random = np.random.default_rng(seed)
     device = next(transform.parameters()).device
     clock = Clock(Schedule(steps=10**9, minutes=minutes))
     transform.eval()
-    for index in random.permutation(len(images)):
+    order = (index for _ in range(passes) for index in random.permutation(len(images)))
+    for index in order:
         if clock.progress(0) >= 1:
             return
         image = images[int(index)][None].to(device).float() / 255
         if random.random() < 0.5:
             image = image.flip(3)
         quality = int(random.integers(QUALITY_STEPS + 1))
-        with torch.autocast(device.type, torch.bfloat16):
-            codes = transform.encode(pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device))
+        codes = transform.encode(pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device))
         yield CodedImage([c[0].short().cpu() for c in codes], quality)
 
 
@@ -58,9 +63,10 @@ class WindowSampler:
     """Random windows of coded images, the same sequence for the same seed and step."""
 
     def __init__(self, images: Sequence[CodedImage], batch: int, seed: int):
-        shortest = min(min(image.codes[0].shape[1:]) for image in images)
-        self.side = min(WINDOW // LEVEL_STRIDES[0], shortest)  # in top codes
-        self.images, self.batch, self.seed = images, batch, seed
+        sides = [min(image.codes[0].shape[1:]) for image in images]
+        self.side = min(WINDOW // LEVEL_STRIDES[0], max(sides))  # in top codes
+        self.images = [image for image, side in zip(images, sides, strict=True) if side >= self.side]
+        self.batch, self.seed = batch, seed
 
     def __call__(self, step: int) -> tuple[list[Tensor], Tensor]:
         """Codes per level int64 (B, S, h, w) and qualities in hundredths (B,)."""
@@ -95,14 +101,14 @@ class PriorTrainer:
     def run(self, sampler: WindowSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
         """Trains to the end of the schedule; yields a row of figures every 50 steps."""
         clock = Clock(self.schedule, self.minutes)
-        saved, total = clock.minutes(), 0.0
+        saved, total, count = clock.minutes(), 0.0, 0
         while (progress := clock.progress(self.step)) < 1:
             codes, quality = sampler(self.step)
             total += self.train_step([c.to(self.device) for c in codes], quality.to(self.device), progress)
-            self.step, self.minutes = self.step + 1, clock.minutes()
-            if self.step % 50 == 0:
-                yield {"step": self.step, "minutes": self.minutes, "bpp": total / 50}
-                total = 0.0
+            self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
+            if count == 50:
+                yield {"step": self.step, "minutes": self.minutes, "bpp": total / count}
+                total, count = 0.0, 0
             if clock.minutes() - saved > save_every:
                 self.save(checkpoint)
                 saved = clock.minutes()
@@ -125,6 +131,7 @@ class PriorTrainer:
         (bits * weight).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        self.model.keep_in_range()
         decay = min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -154,6 +161,27 @@ def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[f
             counts[index] += bits[0, 0].numel()
             sums[index] = [a + b for a, b in zip(sums[index], bits.sum((0, 2, 3)).tolist(), strict=True)]
     return [[value / count for value in level] for level, count in zip(sums, counts, strict=True)]
+
+
+def save_codes(path: Path, images: Sequence[CodedImage], transform_step: int) -> None:
+    """Keeps coded images, so that a resumed training goes on with the very same ones."""
+    tensors = {f"{i}.{level}": codes.contiguous() for i, image in enumerate(images) for level, codes in enumerate(image.codes)}
+    state = {"transform_step": transform_step, "qualities": [image.quality for image in images]}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, {"state": json.dumps(state)})
+    temporary.replace(path)
+
+
+def load_codes(path: Path, transform_step: int) -> list[CodedImage]:
+    """Reads what `save_codes` wrote; nothing where there is no such file, or one of another step of the transform."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        state = json.loads((file.metadata() or {})["state"])
+        if state["transform_step"] != transform_step:
+            return []
+        levels = range(len(LEVEL_STRIDES))
+        return [CodedImage([file.get_tensor(f"{i}.{level}") for level in levels], q) for i, q in enumerate(state["qualities"])]
 
 
 def write_log(path: Path, row: dict[str, float]) -> None:

@@ -114,7 +114,8 @@ class ResidualQuantizer(nn.Module):
         for stage in range(self.config.stages):
             usage = self.usage[stage]
             dead = (usage < threshold * usage.mean()).nonzero()[:, 0]
-            dead = dead[: self.config.codebook_size // 8]  # a few at a time: parents must stay well used
+            # a few at a time, and no more than there are live ones: parents must stay well used
+            dead = dead[: min(self.config.codebook_size // 8, len(usage) - len(dead))]
             if not len(dead):
                 continue
             parents = usage.argsort(descending=True)[: len(dead)]

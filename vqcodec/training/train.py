@@ -20,7 +20,7 @@ from vqcodec.errors import TrainingError
 from vqcodec.model import load_model
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model
-from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, write_log
+from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, write_log
 from vqcodec.training.transform import Schedule, TransformTrainer, evaluate
 
 Report = Callable[[str], None]
@@ -97,10 +97,15 @@ def train(
     for row in evaluate(transform.average, held_out[:REPORT_IMAGES], [quality / 100 for quality in REPORT_QUALITIES]):
         progress("transform: " + _figures(row))
     minutes = max_minutes * (1 - TRANSFORM_SHARE - CODES_SHARE)
-    coded = list(encode_images(transform.average, images, seed, max_minutes * CODES_SHARE))
+    coded = load_codes(checkpoints / "codes.safetensors", transform.step)
+    if not coded:
+        coded = list(encode_images(transform.average, images, seed, max_minutes * CODES_SHARE))
+        save_codes(checkpoints / "codes.safetensors", coded, transform.step)
     progress(f"prior: {len(coded)} photographs encoded")
-    prior = train_prior(config, coded, checkpoints, Schedule(10**9, minutes, seed=seed, learning_rate=PRIOR_LEARNING_RATE), device, progress)
-    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], seed, math.inf))
+    prior = train_prior(
+        config, coded, checkpoints, Schedule(10**9, minutes, seed=seed, learning_rate=PRIOR_LEARNING_RATE), device, progress
+    )
+    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], seed, math.inf, passes=1))
     card = {
         "created": time.strftime("%Y-%m-%d"),
         "training": {

@@ -103,14 +103,14 @@ class TransformTrainer:
 
     def train_step(self, images: Tensor, progress: float) -> dict[str, float]:
         """One optimiser step on float images (B, 3, H, W); returns its figures."""
-        noisy = progress < WARMUP
+        noisy = progress < WARMUP and not self.started
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step)  # a step's noise must not depend on when a run was resumed
         # stratified: every batch sees the whole range of qualities
         quality = (torch.arange(len(images)) + torch.rand(len(images))) / len(images)
         quality = quality.to(self.device)
         drop = (WARMUP_DROP if noisy else DROP) * torch.rand(()).reciprocal().item()
         levels = 3 if drop < 1 else 2 if drop < 2 else 1
-        rate_weight = min(1.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP))
+        rate_weight = min(1.0, max(0.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP)))
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             images_last = images.contiguous(memory_format=torch.channels_last)
@@ -152,6 +152,7 @@ class TransformTrainer:
     @torch.no_grad()
     def kmeans_start(self, batches: Sequence[Tensor]) -> None:
         """Starts every codebook from the latents that the warmed-up net gives for these batches."""
+        torch.manual_seed(self.schedule.seed * 1_000_003 - 1)  # the start must not depend on when a run was resumed either
         found: list[list[Tensor]] = []
         for images in batches:
             # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case

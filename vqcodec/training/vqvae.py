@@ -106,7 +106,7 @@ class Decoder(nn.Module):
     def finish(self, state: Tensor, anchors: Tensor) -> Tensor:
         """State at 1/4 -> image (B, 3, H, W), unclamped."""
         x = self.blocks[3](self.scales[3](state, anchors))
-        return F.pixel_shuffle(self.out(x), 4) + 0.5
+        return F.pixel_shuffle(self.out(x), 4).float() + 0.5
 
 
 class Pass(NamedTuple):
@@ -175,7 +175,7 @@ class VQVAE(nn.Module):
         return result._replace(images=self.decoder.finish(state, anchors).float())
 
     def latents_for_start(self, images: Tensor, quality: Tensor) -> list[Tensor]:
-        """Latents (N, D) of each level under warm-up noise, for the k-means start."""
+        """Latents (N, D) of each level where nothing is quantised, for the k-means start."""
         anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
         features = self.encoder(images, anchors)
         state = self.decoder.start.expand_as(features[0])

@@ -1,0 +1,126 @@
+"""Odd but possible inputs that once ended in a traceback or in a silently wrong picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags
+from PIL import Image as Pillow
+
+from tests.support import GOLDEN, ROOT, noise, vqcodec
+from vqcodec import image
+from vqcodec.errors import ImageError, InvalidModelError, OutputError
+from vqcodec.model import CARD, RUNTIME_FILES, load_model
+
+
+def saved(picture: Pillow.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_sixteen_bit_gray_is_turned_upright() -> None:
+    picture = Pillow.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 2000)
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    read = image.read(saved(picture, "PNG", exif=exif))
+    assert read.shape == (6, 4, 3)
+    assert np.array_equal(read[:, :, 0], np.rot90((np.array(picture) / 257).round().astype(np.uint8), -1))
+
+
+def test_broken_exif_does_not_refuse_good_pixels() -> None:
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = saved(Pillow.fromarray(noise(8, 16)), "JPEG", exif=exif)
+    start = data.index(b"Exif\0\0") + 6
+    broken = data[: start + 4] + b"\xff\xff\xff\x7f" + data[start + 8 :]  # the offset of the first directory
+    assert image.read(data).shape == (16, 8, 3)
+    assert image.read(broken).shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -7, np.int32), np.full((4, 4), 1 << 20, np.int32)])
+def test_numbers_of_unknown_range_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="convert it"):
+        image.read(saved(Pillow.fromarray(values), "TIFF"))
+
+
+def test_small_integers_are_not_scaled_to_black() -> None:
+    assert image.read(saved(Pillow.fromarray(np.full((4, 4), 100, np.int32)), "TIFF")).max() == 100
+
+
+@pytest.mark.parametrize("suffix", [".ico", ".gif", ".pdf", ".vq"])
+def test_formats_that_would_change_the_picture_are_refused(suffix: str) -> None:
+    with pytest.raises(OutputError, match="suffix"):
+        image.write(noise(4, 4), suffix)
+
+
+def test_a_folder_named_like_a_shipped_model_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqcodec.model.models_folder", lambda: GOLDEN)
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_model("model").id == load_model(GOLDEN / "model").id
+
+
+def test_a_model_exported_again_is_read_again(tmp_path: Path) -> None:
+    for name in (CARD, *RUNTIME_FILES):
+        (tmp_path / name).write_bytes((GOLDEN / "model" / name).read_bytes())
+    before = load_model(tmp_path).id
+    (tmp_path / RUNTIME_FILES[0]).write_bytes(b"other")
+    assert load_model(tmp_path).id != before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("widths", [8, 8, 8]),
+        ("encoder_depths", [1, 1, 1]),
+        ("decoder_depths", [-9, -9, -9, -9]),
+        ("decoder_depths", ["1", "1", "1", "1"]),
+        ("anchors", "x"),
+        ("lambda_min", float("nan")),
+        ("lambda_max", 0.0),
+    ],
+)
+def test_impossible_configurations_are_refused(key: str, value: object, tmp_path: Path) -> None:
+    for name in (CARD, *RUNTIME_FILES):
+        (tmp_path / name).write_bytes((GOLDEN / "model" / name).read_bytes())
+    card = json.loads((tmp_path / CARD).read_text())
+    card["config"]["transform"][key] = value
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(InvalidModelError):
+        load_model(tmp_path)
+
+
+def test_a_model_name_that_no_file_system_takes_is_one_error(tmp_path: Path) -> None:
+    result = vqcodec("compress", ROOT / "tests/images/chelsea.png", "x.vq", "-m", "m" * 300, cwd=tmp_path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_an_error() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "vqcodec.cli", "info", GOLDEN / "photo-q60.vq", "-m", GOLDEN / "model"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("redirection", ["<&-", ">&-"])
+def test_closed_standard_streams_are_one_error(redirection: str) -> None:
+    source = "-" if redirection == "<&-" else f"'{GOLDEN / 'photo-q60.vq'}'"
+    script = f"'{sys.executable}' -m vqcodec.cli decompress {source} - -m '{GOLDEN / 'model'}' {redirection}"
+    result = subprocess.run(["sh", "-c", script], capture_output=True, cwd=ROOT, check=False)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+
+
+def test_quality_must_be_a_number(tmp_path: Path) -> None:
+    result = vqcodec("compress", ROOT / "tests/images/chelsea.png", "x.vq", "-q", "nan", cwd=tmp_path)
+    assert result.returncode == 2
+    assert not list(tmp_path.iterdir())
