@@ -8,6 +8,7 @@ import constriction
 import numpy as np
 import pytest
 
+from tests import reference
 from vqcodec.entropy import FAMILY, FREQ_TABLE, freqs
 
 LITERALS = {0: 16777216, 1: 16065917, 2: 15384775, 3: 14732511, 8: 11863283, 15: 8760003, 16: 8388608, 17: 8032959, 100: 220436, 200: 2896}
@@ -62,3 +63,15 @@ def test_range_coder_symbol_by_symbol_equals_all_at_once() -> None:
     for symbol, row in zip(SYMBOLS, FREQS, strict=True):
         encoder.encode(np.array([symbol]), FAMILY, np.array([row], np.float64))
     assert encoder.get_compressed().tolist() == WORDS
+
+
+def test_the_specified_range_decoder_reads_what_the_library_writes() -> None:
+    assert reference.range_decode(WORDS, FREQS) == SYMBOLS.tolist()
+    rng = np.random.default_rng(5)
+    for size in (2, 3, 17, 512):
+        tables = FREQ_TABLE.take(rng.integers(0, 400, (60, size)), mode="clip")
+        symbols = np.array([rng.choice(size, p=row / row.sum()) for row in tables], np.int32)
+        encoder = constriction.stream.queue.RangeEncoder()
+        encoder.encode(symbols, FAMILY, tables)
+        words = encoder.get_compressed().tolist()
+        assert reference.range_decode(words, tables.astype(int).tolist()) == symbols.tolist()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from tests import reference
 from tests.support import GOLDEN, run_python, same
-from vqcodec import codec
+from vqcodec import codec, container
 from vqcodec.codes import Codes
 from vqcodec.model import Model
 
@@ -53,7 +56,7 @@ def test_thread_count_does_not_change_codes(threads: str) -> None:
     script = f"""
 import numpy as np
 from pathlib import Path
-from vqcodec import codec
+from vqcodec import codec, container
 from vqcodec.model import load_model
 model = load_model({str(GOLDEN / "model")!r})
 for path in sorted(Path({str(GOLDEN)!r}).glob("*.vq")):
@@ -86,3 +89,22 @@ print(hashlib.sha256(b"".join(payloads)).hexdigest())
     assert [result.stderr for result in runs] == [b"", b""]
     assert len(runs[0].stdout.strip()) == 64
     assert runs[0].stdout == runs[1].stdout
+
+
+@pytest.mark.parametrize("name", ["dot-q50", "line-q80"])
+def test_the_specification_alone_decodes_a_file(name: str, model: Model) -> None:
+    """Prior and range decoder as docs/FORMAT.md has them, in plain Python, against the payloads of a golden file."""
+    path = GOLDEN / f"{name}.vq"
+    codes, _, _, quality = stored(path)
+    tensors = load_file(GOLDEN / "model" / "prior.safetensors")
+    payloads = [section.payload for section in container.unpack(path.read_bytes()).sections]
+    above: reference.Map = {(row, column): [] for row in range(codes.top.shape[1]) for column in range(codes.top.shape[2])}
+    for level, (code_map, payload) in enumerate(zip(codes, payloads, strict=True)):
+        above = reference.context(tensors, model.config, level, round(quality * 100), codes[level - 1] if level else None, above)
+        logits = reference.level_logits(tensors, model.config, level, code_map, above)
+        order = sorted(above, key=lambda place: (place[1] + 2 * place[0], place[0]))
+        fronts = [list(places) for _, places in groupby(order, key=lambda place: place[1] + 2 * place[0])]
+        sequence = [(stage, place) for places in fronts for stage in range(len(code_map)) for place in places]
+        words = np.frombuffer(payload, "<u4", offset=4).tolist()
+        found = reference.range_decode(words, [reference.frequencies(logits[stage][place]) for stage, place in sequence])
+        assert found == [code_map[stage, *place] for stage, place in sequence]

@@ -69,6 +69,8 @@ def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quali
             scan(prior, level, context, size, pull)
         except AssertionError as error:  # constriction's report of words that no encoder writes
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' is no valid code; copy the file again") from error
+        if not decoder.maybe_exhausted():
+            raise DamagedError(f"the payload of the level '{LEVELS[level]}' has words left over; copy the file again")
         if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
             raise DamagedError(
                 f"the codes of the level '{LEVELS[level]}' fail their checksum in an intact file; please report this with the file"
