@@ -21,8 +21,9 @@ from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
 from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
 from vqcodec.training.quantize import ResidualQuantizer  # noqa: E402
+from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.train import PRESETS  # noqa: E402
-from vqcodec.training.transform import Schedule, TransformTrainer  # noqa: E402
+from vqcodec.training.transform import TransformTrainer  # noqa: E402
 
 TINY = PRESETS["tiny"]
 CPU = torch.device("cpu")
@@ -72,13 +73,12 @@ def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch:
 
 def transform_weights(folder: Path, photographs: Path, stops: tuple[int, ...]) -> list[np.ndarray]:
     """Weights after the last of `stops` steps, saved and loaded into a new trainer at each stop before it."""
-    sampler = CropSampler(load_images(photographs, 96, lambda _: None), 96, 2, 0)
+    sampler = CropSampler(load_images(photographs, 96, lambda _: None), Schedule(40, FOREVER, batch=2, crop=96), CPU)
     checkpoint = folder / "transform.safetensors"
     for number, stop in enumerate(stops):
         trainer = TransformTrainer(TINY.transform, Schedule(40, FOREVER), CPU)
         if number:
             trainer.load(checkpoint)
-        trainer.schedule = Schedule(40, FOREVER)
         while trainer.step < stop:
             progress = trainer.step / 40
             if progress >= 0.06 and not trainer.started:
@@ -114,7 +114,7 @@ def test_the_prior_learns(photographs: Path) -> None:
     bits = []
     for trainer.step in range(100):
         codes, quality = sampler(trainer.step)
-        bits.append(trainer.train_step(codes, quality, 0.1))
+        bits.append(trainer.train_step(codes, quality, 0.1).item())
     assert np.mean(bits[-5:]) < 0.8 * np.mean(bits[:5])
 
 

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from vqcodec import image
 from vqcodec.errors import ImageError, TrainingError
+from vqcodec.training.schedule import Schedule
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sources and varies sharpness
@@ -47,10 +48,14 @@ def load_images(folder: Path, minimum: int, report: Callable[[str], None] = prin
 
 
 class CropSampler:
-    """Random crops of random images, the same sequence for the same seed and step (so that a resume is exact)."""
+    """Random crops of random images, the same sequence for the same seed and step (so that a resume is exact).
 
-    def __init__(self, images: Sequence[Tensor], crop: int, batch: int, seed: int):
-        self.images, self.crop, self.batch, self.seed = images, crop, batch, seed
+    The images are kept on `device` as uint8, and cropped and rescaled there.
+    """
+
+    def __init__(self, images: Sequence[Tensor], schedule: Schedule, device: torch.device):
+        self.images = [image.to(device) for image in images]
+        self.crop, self.batch, self.seed = schedule.crop, schedule.batch, schedule.seed
 
     def __call__(self, step: int) -> Tensor:
         """The batch of `step` (negative ones never coincide with a training step's): float32 (B, 3, crop, crop) in [0, 1]."""
@@ -58,7 +63,7 @@ class CropSampler:
         return torch.stack([self._sample(random) for _ in range(self.batch)])
 
     def _sample(self, random: np.random.Generator) -> Tensor:
-        image = self.images[random.integers(len(self.images))]
+        image = self.images[int(random.integers(len(self.images)))]
         height, width = image.shape[1:]
         scale = 1.0 if random.random() < 0.25 else random.uniform(*RESCALE)
         side = min(round(self.crop / scale), height, width)

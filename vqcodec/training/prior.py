@@ -23,7 +23,8 @@ from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
 from vqcodec.training.pixelcnn import PixelCNN
-from vqcodec.training.transform import BALANCE, Clock, Schedule
+from vqcodec.training.schedule import Clock, Schedule
+from vqcodec.training.transform import BALANCE
 from vqcodec.training.vqvae import VQVAE
 
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
@@ -101,21 +102,21 @@ class PriorTrainer:
     def run(self, sampler: WindowSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
         """Trains to the end of the schedule; yields a row of figures every 50 steps."""
         clock = Clock(self.schedule, self.minutes)
-        saved, total, count = clock.minutes(), 0.0, 0
+        saved, total, count = clock.minutes(), torch.zeros((), device=self.device), 0
         while (progress := clock.progress(self.step)) < 1:
             codes, quality = sampler(self.step)
-            total += self.train_step([c.to(self.device) for c in codes], quality.to(self.device), progress)
+            total = total + self.train_step([c.to(self.device) for c in codes], quality.to(self.device), progress)
             self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
             if count == 50:
-                yield {"step": self.step, "minutes": self.minutes, "bpp": total / count}
-                total, count = 0.0, 0
+                yield {"step": self.step, "minutes": self.minutes, "bpp": total.item() / count}
+                total, count = torch.zeros_like(total), 0
             if clock.minutes() - saved > save_every:
                 self.save(checkpoint)
                 saved = clock.minutes()
         self.save(checkpoint)
 
-    def train_step(self, codes: list[Tensor], quality: Tensor, progress: float) -> float:
-        """One optimiser step on codes per level (B, S, h, w); returns bits per pixel."""
+    def train_step(self, codes: list[Tensor], quality: Tensor, progress: float) -> Tensor:
+        """One optimiser step on codes per level (B, S, h, w); returns bits per pixel, a scalar on the device."""
         pixels = codes[0].shape[2] * codes[0].shape[3] * LEVEL_STRIDES[0] ** 2
         self.model.train()
         # bfloat16 holds the integers themselves; its sums are off by a unit at times, which exact evaluation does not mind
@@ -134,9 +135,8 @@ class PriorTrainer:
         self.model.keep_in_range()
         decay = min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        return bits.mean().item()
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        return bits.detach().mean()
 
     def save(self, path: Path) -> None:
         """Writes everything that a resume needs, atomically."""

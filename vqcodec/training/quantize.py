@@ -60,7 +60,7 @@ class ResidualQuantizer(nn.Module):
             log2_p = self.log2_probabilities(stage, context, total.detach())
             codes = self._choose(latents.detach() - total.detach(), log2_p.detach(), stage, rate_weight)
             bits = bits - log2_p.gather(1, codes[:, None])[:, 0]
-            total = total + self.codebooks[stage][codes]
+            total = total + F.embedding(codes, self.codebooks[stage])
             chosen.append(codes)
         if self.training:
             self._count(chosen)
@@ -77,8 +77,8 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def _count(self, chosen: list[Tensor]) -> None:
         for stage, codes in enumerate(chosen):
-            counts = torch.bincount(codes, minlength=self.config.codebook_size).float()
-            self.usage[stage].mul_(0.99).add_(counts, alpha=0.01)
+            used = torch.full(codes.shape, 0.01, device=codes.device)
+            self.usage[stage].mul_(0.99).index_add_(0, codes, used)
 
     def noisy(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The warm-up's stand-in for quantisation: additive noise and the capacity of that Gaussian channel.

@@ -21,7 +21,8 @@ from vqcodec.model import load_model
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, write_log
-from vqcodec.training.transform import Schedule, TransformTrainer, evaluate
+from vqcodec.training.schedule import Schedule
+from vqcodec.training.transform import TransformTrainer, evaluate
 
 Report = Callable[[str], None]
 
@@ -137,7 +138,7 @@ def train_transform(
     if checkpoint.exists():
         trainer.load(checkpoint)
         progress(f"transform: resumed at step {trainer.step}")
-    for row in trainer.run(CropSampler(images, schedule.crop, schedule.batch, schedule.seed), checkpoint):
+    for row in trainer.run(CropSampler(images, schedule, device), checkpoint):
         write_log(checkpoints / "transform.jsonl", row)
         progress("transform: " + _figures(row))
     return trainer

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from vqcodec.config import LEVELS, TransformConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import CropSampler, pad_to_multiple
 from vqcodec.training.quantize import SPREAD
+from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.vqvae import VQVAE
 
 WARMUP = 0.06  # fraction of the run with noise instead of quantisers
@@ -31,31 +30,6 @@ WARMUP_DROP, DROP = 0.15, 0.05  # chance that a batch is decoded without its bot
 SPLIT_END = 0.75  # no codes are split after this fraction, so that the rate model can settle
 CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the networks
 BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how hard: the run ends after `steps` or `minutes`, whichever comes first."""
-
-    steps: int
-    minutes: float
-    batch: int = 8
-    crop: int = 192
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-
-class Clock:
-    """Progress of a run in [0, 1], by steps and by the minutes of all its sessions together."""
-
-    def __init__(self, schedule: Schedule, minutes_before: float = 0.0):
-        self.schedule, self.before, self.start = schedule, minutes_before, time.monotonic()
-
-    def minutes(self) -> float:
-        return self.before + (time.monotonic() - self.start) / 60
-
-    def progress(self, step: int) -> float:
-        return min(1.0, max(step / self.schedule.steps, self.minutes() / self.schedule.minutes))
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -86,23 +60,24 @@ class TransformTrainer:
         """Trains to the end of the schedule; yields a row of figures every 50 steps."""
         clock = Clock(self.schedule, self.minutes)
         saved, count = clock.minutes(), 0
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         while (progress := clock.progress(self.step)) < 1:
             if progress >= WARMUP and not self.started:
-                self.kmeans_start([sampler(-1 - index).to(self.device) for index in range(START_BATCHES)])
-            row = self.train_step(sampler(self.step).to(self.device), progress)
-            sums = {key: sums.get(key, 0.0) + row.get(key, 0.0) for key in {**sums, **row}}
+                self.kmeans_start([sampler(-1 - index) for index in range(START_BATCHES)])
+            row = self.train_step(sampler(self.step), progress)
+            for key, value in row.items():  # tensors: a number asked for at every step would make an accelerator wait
+                sums[key] = sums[key] + value if key in sums else value
             self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
             if count == 50:
-                yield {"step": self.step, "minutes": self.minutes, **{k: v / count for k, v in sums.items()}}
+                yield {"step": self.step, "minutes": self.minutes, **{k: v.item() / count for k, v in sums.items()}}
                 sums, count = {}, 0
             if clock.minutes() - saved > save_every:
                 self.save(checkpoint)
                 saved = clock.minutes()
         self.save(checkpoint)
 
-    def train_step(self, images: Tensor, progress: float) -> dict[str, float]:
-        """One optimiser step on float images (B, 3, H, W); returns its figures."""
+    def train_step(self, images: Tensor, progress: float) -> dict[str, Tensor]:
+        """One optimiser step on float images (B, 3, H, W); returns its figures as scalars on the device."""
         noisy = progress < WARMUP and not self.started
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step)  # a step's noise must not depend on when a run was resumed
         # stratified: every batch sees the whole range of qualities
@@ -131,21 +106,23 @@ class TransformTrainer:
         if not noisy and progress < SPLIT_END and self.step % 200 == 199:
             replaced = sum(quantizer.split_dead(0.02) for quantizer in self.model.quantizers)
         self.update_average()
-        row = {"loss": loss.item(), "mse": mse.mean().item(), "bpp": bits.mean().item(), "vq": distance.mean().item()}
-        row |= {f"bpp_{n}": b.mean().item() for n, b in zip(LEVELS, result.bits, strict=False)}
+        psnr = -10 * (mse.detach() + 1e-9).log10()
         return {
-            **row,
-            "low_psnr": -10 * math.log10(mse[0].item() + 1e-9),
-            "high_psnr": -10 * math.log10(mse[-1].item() + 1e-9),
-            "replaced": replaced,
+            "loss": loss.detach(),
+            "mse": mse.detach().mean(),
+            "bpp": bits.detach().mean(),
+            "vq": distance.detach().mean(),
+            **{f"bpp_{name}": level.detach().mean() for name, level in zip(LEVELS, result.bits, strict=False)},
+            "low_psnr": psnr[0],
+            "high_psnr": psnr[-1],
+            "replaced": torch.tensor(float(replaced)),
         }
 
     @torch.no_grad()
     def update_average(self) -> None:
         """Exponential moving average of the weights, with a horizon that grows to 1,000 steps."""
         decay = min(0.999, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         for mean, value in zip(self.average.buffers(), self.model.buffers(), strict=True):
             mean.copy_(value)
 
