@@ -11,13 +11,12 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from vqcodec import __version__
-from vqcodec.errors import ImageError, OutputError, VQCodecError
+from vqcodec import __version__, files
+from vqcodec.errors import VQCodecError
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-STREAM = "-"
 SUFFIX = ".vq"
 P = ParamSpec("P")
 
@@ -81,11 +80,11 @@ def compress(input: str, output: str | None, quality: float, model: str | None, 
     INPUT is any picture that Pillow opens; OUTPUT defaults to its name with the suffix .vq. "-" is standard input
     or output.
     """
-    target = _target(input, output, SUFFIX, force)
-    data = _read(input)
+    target = files.target(input, output, SUFFIX, force)
+    data = files.read(input)
     from vqcodec import codec, image
 
-    _write(target, codec.compress(image.read(data, input), quality, model or "default"), force)
+    files.write(target, codec.compress(image.read(data, input), quality, model or "default"), force)
 
 
 @main.command()
@@ -100,13 +99,13 @@ def decompress(input: str, output: str | None, model: str | None, force: bool) -
     OUTPUT's suffix chooses the format; it defaults to INPUT's name with the suffix .png. "-" is standard input or
     output (PNG).
     """
-    target = _target(input, output, ".png", force)
-    data = _read(input)
+    target = files.target(input, output, ".png", force)
+    data = files.read(input)
     from vqcodec import codec, image
 
-    suffix = ".png" if target == STREAM else Path(target).suffix
+    suffix = ".png" if target == files.STREAM else Path(target).suffix
     image.check_suffix(suffix)
-    _write(target, image.write(codec.decompress(data, model), suffix or ".png"), force)
+    files.write(target, image.write(codec.decompress(data, model), suffix or ".png"), force)
 
 
 @main.command()
@@ -116,7 +115,7 @@ def decompress(input: str, output: str | None, model: str | None, force: bool) -
 @reports_errors
 def info(file: str, as_json: bool, model: str | None) -> None:
     """Describe a .vq file without decoding it."""
-    data = _read(file)
+    data = files.read(file)
     from vqcodec import codec
 
     facts = codec.info(data, model)
@@ -166,90 +165,6 @@ def _describe(facts: dict[str, Any]) -> str:
         shape = f"   codes {' x '.join(map(str, facts['codes'][name]))} (stages, rows, columns)" if facts["codes"] else ""
         lines.append(f"  {name:<7}{size:>8} bytes{shape}")
     return "\n".join(lines)
-
-
-def _target(source: str, output: str | None, suffix: str, force: bool) -> str:
-    """The output's name; refuses what cannot be written before any work is done."""
-    if output is None:
-        if source != STREAM and not Path(source).name:
-            raise ImageError(f"{source or 'the empty path'} is no file; name a file")
-        output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
-    if output == STREAM:
-        return output
-    path = Path(output)
-    try:
-        if path.is_dir():
-            raise OutputError(f"{output} is a directory; name a file")
-        if path.exists() and not force:
-            raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
-        if not path.absolute().parent.is_dir():
-            raise OutputError(f"{path.parent} is no directory; create it first")
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
-        raise OutputError(f"{output} cannot be written: {error}; choose another name") from error
-    return output
-
-
-def _read(source: str) -> bytes:
-    if source == STREAM:
-        if sys.stdin is None:
-            raise ImageError("there is no standard input; name a file")
-        return sys.stdin.buffer.read()
-    try:
-        return Path(source).read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{source} does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{source} is a directory; name a file in it") from error
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{source} cannot be read: {error}") from error
-
-
-def _write(target: str, data: bytes, force: bool) -> None:
-    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed."""
-    import tempfile
-
-    try:
-        if target == STREAM:
-            if sys.stdout is None:
-                raise OutputError("there is no standard output; name a file")
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-            return
-        path = Path(target)
-        if path.exists() and not path.is_file():  # a device or pipe cannot be replaced by renaming
-            path.write_bytes(data)
-            return
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.absolute().parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path) if force else _rename_new(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}; nothing was kept") from error
-
-
-def _rename_new(temporary: Path, path: Path) -> None:
-    """Renames without replacing a file that appeared meanwhile, where the file system has hard links."""
-    try:
-        path.hardlink_to(temporary)
-        temporary.unlink()
-    except FileExistsError:
-        raise OutputError(f"{path} exists by now; use --force to overwrite it, or name another OUTPUT") from None
-    except OSError:  # a file system without hard links
-        temporary.replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 if __name__ == "__main__":

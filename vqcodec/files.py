@@ -1,0 +1,96 @@
+"""Files by their paths, "-" being standard input or output. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vqcodec.errors import ImageError, OutputError
+
+STREAM = "-"
+
+
+def target(source: str, output: str | None, suffix: str, force: bool) -> str:
+    """The output's name; refuses what cannot be written before any work is done."""
+    if output is None:
+        if source != STREAM and not Path(source).name:
+            raise ImageError(f"{source or 'the empty path'} is no file; name a file")
+        output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
+    if output == STREAM:
+        return output
+    path = Path(output)
+    try:
+        if path.is_dir():
+            raise OutputError(f"{output} is a directory; name a file")
+        if path.exists() and not force:
+            raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
+        if not path.absolute().parent.is_dir():
+            raise OutputError(f"{path.parent} is no directory; create it first")
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise OutputError(f"{output} cannot be written: {error}; choose another name") from error
+    return output
+
+
+def read(source: str) -> bytes:
+    """All bytes of a file or of standard input; raises `ImageError` where it cannot be read."""
+    if source == STREAM:
+        if sys.stdin is None:
+            raise ImageError("there is no standard input; name a file")
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{source} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{source} is a directory; name a file in it") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{source} cannot be read: {error}") from error
+
+
+def write(target: str, data: bytes, force: bool) -> None:
+    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed."""
+    import tempfile
+
+    try:
+        if target == STREAM:
+            if sys.stdout is None:
+                raise OutputError("there is no standard output; name a file")
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        path = Path(target)
+        if path.exists() and not path.is_file():  # a device or pipe cannot be replaced by renaming
+            path.write_bytes(data)
+            return
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.absolute().parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path) if force else _rename_new(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}; nothing was kept") from error
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Renames without replacing a file that appeared meanwhile, where the file system has hard links."""
+    try:
+        path.hardlink_to(temporary)
+        temporary.unlink()
+    except FileExistsError:
+        raise OutputError(f"{path} exists by now; use --force to overwrite it, or name another OUTPUT") from None
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
