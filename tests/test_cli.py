@@ -16,7 +16,20 @@ from vqcodec.model import Model
 
 MODEL = GOLDEN / "model"
 FILE = GOLDEN / "photo-q60.vq"
-INFO_KEYS = ["width", "height", "quality", "model", "model_id", "format_version", "bytes", "bpp", "sections", "codes"]
+INFO_KEYS = [
+    "width",
+    "height",
+    "quality",
+    "model",
+    "model_id",
+    "format_version",
+    "bytes",
+    "bpp",
+    "channels",
+    "sections",
+    "sections_bpp",
+    "codes",
+]
 COMMANDS = ["compress", "decompress", "info", "train"]
 HEAVY = ("numpy", "onnxruntime", "PIL", "constriction", "safetensors", "torch")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import GOLDEN, same
 from vqcodec import codec, container
-from vqcodec.container import HEADER_BYTES, SECTION_OVERHEAD, SECTION_TYPES, Container, Section
+from vqcodec.container import HEADER_BYTES, SECTION_OVERHEAD, Container, Extras, Metadata, Section
 from vqcodec.errors import (
     BadMagicError,
     DamagedError,
@@ -32,7 +32,10 @@ containers = st.builds(
     width=st.integers(1, 65_535),
     height=st.integers(1, 65_535),
     quality=st.integers(0, 10_000),
-    sections=st.tuples(*[st.builds(Section, st.just(kind), st.binary(max_size=50)) for kind in SECTION_TYPES]),
+    sections=st.sets(st.integers(4, 7)).flatmap(
+        lambda extra: st.tuples(*[st.builds(Section, st.just(kind), st.binary(max_size=50)) for kind in (1, 2, 3, *sorted(extra))])
+    ),
+    gray=st.booleans(),
 )
 
 
@@ -124,12 +127,69 @@ def test_trailing_bytes(trailing: bytes) -> None:
         container.unpack(FILE + trailing)
 
 
-@pytest.mark.parametrize(
-    "values", [{"width": 0}, {"height": 0}, {"width": 65_536}, {"height": 2**32 - 1}, {"quality": 10_001}, {"flags": 1}]
-)
+@pytest.mark.parametrize("values", [{"width": 0}, {"height": 0}, {"width": 65_536}, {"height": 2**32 - 1}, {"quality": 10_001}])
 def test_impossible_header_values(values: dict[str, int]) -> None:
     with pytest.raises(DamagedError, match="impossible"):
         container.unpack(with_header(**values))
+
+
+@pytest.mark.parametrize("flags", [0x20, 0x40, 0x80, 0xFF])
+def test_unknown_flags(flags: int) -> None:
+    with pytest.raises(UnsupportedVersionError, match="flags"):
+        container.unpack(with_header(flags=flags))
+
+
+def test_every_truncation_of_optional_sections_is_refused() -> None:
+    """The header announces them, so that a file cut off between two sections is not taken for a whole one."""
+    extras = Extras(True, b"alpha", Metadata(b"profile", b"", b"packet"))
+    whole = container.pack(Container(HELD.model_id, 9, 9, 0, HELD.sections + extras.sections(), True))
+    assert container.unpack(whole).extras == extras
+    for length in range(len(FILE), len(whole)):
+        with pytest.raises(TruncatedError):
+            container.unpack(whole[:length])
+    for position in range(len(FILE), len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x40
+        with pytest.raises((DamagedError, TruncatedError)):
+            container.unpack(bytes(damaged))
+    with pytest.raises(DamagedError, match="1 bytes follow"):
+        container.unpack(whole + b"\4")
+
+
+def test_sections_that_the_flags_do_not_announce() -> None:
+    whole = container.pack(Container(HELD.model_id, HELD.width, HELD.height, HELD.quality, (*HELD.sections, Section(5, b"profile"))))
+    with pytest.raises(DamagedError, match="follow"):
+        container.unpack(with_header() + whole[len(FILE) :])
+    with pytest.raises(DamagedError, match="'alpha'"):
+        container.unpack(with_header(flags=2) + whole[len(FILE) :])
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_prefix_gives_its_levels(levels: int, model: Model) -> None:
+    ends = [HEADER_BYTES]
+    for section in HELD.sections:
+        ends.append(ends[-1] + SECTION_OVERHEAD + len(section.payload))
+    whole = codec.decompress(FILE, model, levels)
+    for length in (ends[levels], ends[levels] + 5, ends[levels + 1] - 1, len(FILE)):
+        assert np.array_equal(codec.decompress(FILE[:length], model, levels), whole)
+    with pytest.raises(TruncatedError):
+        codec.decompress(FILE[: ends[levels] - 1], model, levels)
+    with pytest.raises(DamagedError):
+        codec.decompress(FILE + b"x", model, levels)
+    codes = codec.decode_codes(FILE, model)
+    assert np.array_equal(whole, model.decode(codes, HELD.height, HELD.width, HELD.quality / 100, levels))
+    assert not np.array_equal(whole, codec.decompress(FILE, model))
+
+
+@pytest.mark.parametrize("levels", [-1, 0, 4])
+def test_impossible_number_of_levels(levels: int, model: Model) -> None:
+    with pytest.raises(ValueError, match="levels"):
+        codec.decompress(FILE, model, levels)
+
+
+def test_a_file_cut_off_says_what_it_still_gives() -> None:
+    with pytest.raises(TruncatedError, match="--levels middle"):
+        container.unpack(FILE[:-1])
 
 
 def test_other_quality_or_size_is_noticed(model: Model) -> None:

@@ -13,19 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqcodec.codec import compress, decode_codes, decompress
+    from vqcodec.codec import compress, decode_codes, decompress, read_metadata
     from vqcodec.codes import Codes
+    from vqcodec.container import Metadata
     from vqcodec.errors import VQCodecError
     from vqcodec.model import Model, load_model
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Codes", "Model", "VQCodecError", "compress", "decode_codes", "decompress", "load_model"]
+__all__ = ["Codes", "Metadata", "Model", "VQCodecError", "compress", "decode_codes", "decompress", "load_model", "read_metadata"]
 
 _HOMES = {
     "compress": "codec",
     "decode_codes": "codec",
     "decompress": "codec",
+    "read_metadata": "codec",
     "Codes": "codes",
+    "Metadata": "container",
     "VQCodecError": "errors",
     "Model": "model",
     "load_model": "model",

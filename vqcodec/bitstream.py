@@ -46,13 +46,14 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
 
 
 def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quality: int) -> Codes:
-    """Decompresses the three payloads of an image of `height` x `width` pixels.
+    """Decompresses the payloads of an image of `height` x `width` pixels; levels without a payload get zeros as codes.
 
     Raises `DamagedError` where a payload is malformed or the decoded codes fail their checksum.
     """
     maps: list[CodeMap] = []
     context: Array | None = None
-    for level, (payload, size) in enumerate(zip(payloads, map_sizes(height, width), strict=True)):
+    sizes = map_sizes(height, width)
+    for level, (payload, size) in enumerate(zip(payloads, sizes, strict=False)):
         if len(payload) < _CHECKSUM.size or len(payload) % 4:
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' has an impossible length; copy the file again")
         context = prior.context(level, quality, maps[-1] if level else None, context)
@@ -76,6 +77,8 @@ def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quali
                 f"the codes of the level '{LEVELS[level]}' fail their checksum in an intact file; please report this with the file"
             )
         maps.append(code_map)
+    for level in range(len(maps), len(sizes)):
+        maps.append(np.zeros((prior.levels[level].config.stages, *sizes[level]), np.int32))
     return Codes(*maps)
 
 

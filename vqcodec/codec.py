@@ -5,55 +5,70 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vqcodec import bitstream, container
+from vqcodec import bitstream, channels, container
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import LEVELS
-from vqcodec.container import Container, Section
+from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import ImageError, WrongModelError
 from vqcodec.model import Model, load_model, model_names, quality_steps
 from vqcodec.transform import Image
 
 ModelLike = Model | str | Path
+NO_METADATA, NO_EXTRAS = Metadata(), Extras()
 
 
-def compress(image: Image, quality: float = 50, model: ModelLike = "default") -> bytes:
-    """Compresses an image uint8 (H, W, 3) to the bytes of a `.vq` file.
+def compress(image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA) -> bytes:
+    """Compresses an image to the bytes of a `.vq` file.
 
+    The image is uint8 (H, W, 3) RGB, (H, W) or (H, W, 1) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha; alpha is kept
+    losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
     `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
     """
     opened = _open(model)
     if max(image.shape, default=0) > container.MAX_SIDE:
         raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
-    codes = opened.encode(image, quality)
-    return pack_codes(codes, image.shape[0], image.shape[1], quality, opened)
+    rgb, gray, alpha = channels.split(image)
+    codes = opened.encode(rgb, quality)
+    extras = Extras(gray, b"" if alpha is None else channels.pack_alpha(alpha), metadata)
+    return pack_codes(codes, rgb.shape[0], rgb.shape[1], quality, opened, extras)
 
 
-def pack_codes(codes: Codes, height: int, width: int, quality: float, model: ModelLike = "default") -> bytes:
+def pack_codes(codes: Codes, height: int, width: int, quality: float, model: ModelLike = "default", extras: Extras = NO_EXTRAS) -> bytes:
     """Codes of an image of `height` x `width` pixels to the bytes of a `.vq` file. Raises `ValueError` for misfits."""
     opened, steps = _open(model), quality_steps(quality)
     payloads = bitstream.write(opened.prior, codes, height, width, steps)
-    kinds = {name: kind for kind, name in container.SECTION_TYPES.items()}
-    sections = tuple(Section(kinds[name], payload) for name, payload in zip(LEVELS, payloads, strict=True))
-    return container.pack(Container(opened.id, width, height, steps, sections))
+    levels = tuple(Section(kind, payload) for kind, payload in enumerate(payloads, 1))
+    return container.pack(Container(opened.id, width, height, steps, levels + extras.sections(), extras.gray))
 
 
-def decompress(data: bytes, model: ModelLike | None = None) -> Image:
-    """Decompresses the bytes of a `.vq` file to an image uint8 (H, W, 3).
+def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3) -> Image:
+    """Decompresses the bytes of a `.vq` file to an image uint8 of the kind that was compressed.
 
+    That is (H, W, 3) RGB, (H, W) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha. `levels` 1 or 2 decodes the coarsest
+    levels alone, for which the beginning of a file is enough; alpha comes after the levels, so that it may be lost then.
     `model` is needed only for a file made with a model that does not come with the package.
     Raises `FormatError` for anything wrong in the data and `WrongModelError` where another model is needed.
     """
-    held = container.unpack(data)
+    if not 1 <= levels <= len(LEVELS):
+        raise ValueError(f"levels {levels} lies outside 1..{len(LEVELS)}")
+    held = container.unpack(data, levels)
     opened = find_model(held.model_id, model)
-    codes = bitstream.read(opened.prior, [s.payload for s in held.sections], held.height, held.width, held.quality)
-    return opened.decode(codes, held.height, held.width, held.quality / 100)
+    codes = bitstream.read(opened.prior, held.levels[:levels], held.height, held.width, held.quality)
+    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
+    alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
+    return channels.join(rgb, held.gray, alpha)
 
 
 def decode_codes(data: bytes, model: ModelLike | None = None) -> Codes:
     """Entropy decoding alone: the codes in a `.vq` file. Raises as `decompress` does."""
     held = container.unpack(data)
     opened = find_model(held.model_id, model)
-    return bitstream.read(opened.prior, [s.payload for s in held.sections], held.height, held.width, held.quality)
+    return bitstream.read(opened.prior, held.levels, held.height, held.width, held.quality)
+
+
+def read_metadata(data: bytes) -> Metadata:
+    """The metadata that a `.vq` file keeps; it needs no model. Raises `FormatError` as `decompress` does."""
+    return container.unpack(data).extras.metadata
 
 
 def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
@@ -66,6 +81,7 @@ def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
         opened = find_model(held.model_id, model)
     except WrongModelError:
         opened = None
+    sizes = {s.name: len(s.payload) + container.SECTION_OVERHEAD for s in held.sections}
     return {
         "width": held.width,
         "height": held.height,
@@ -75,7 +91,9 @@ def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
         "format_version": container.VERSION,
         "bytes": len(data),
         "bpp": 8 * len(data) / (held.width * held.height),
-        "sections": {s.name: len(s.payload) + container.SECTION_OVERHEAD for s in held.sections},
+        "channels": ("gray" if held.gray else "rgb") + ("+alpha" if held.extras.alpha else ""),
+        "sections": sizes,
+        "sections_bpp": {name: 8 * size / (held.width * held.height) for name, size in sizes.items()},
         "codes": _code_shapes(opened, held) if opened else None,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 from vqcodec.config import QUALITY_STEPS
@@ -16,7 +17,9 @@ MAGIC = b"\x8fVQC"  # the first byte is not ASCII: a transfer as text is noticed
 VERSION = 1
 MODEL_ID_BYTES = 6
 MAX_SIDE = 65_535  # pixels
-SECTION_TYPES = {1: "top", 2: "middle", 3: "bottom"}
+LEVEL_SECTIONS = 3
+SECTION_TYPES = {1: "top", 2: "middle", 3: "bottom", 4: "alpha", 5: "icc", 6: "exif", 7: "xmp"}
+GRAY = 1  # bit of the flags; type 4 and later, which are optional, are announced by bit 1 and later
 
 _HEADER = struct.Struct(f"<4sBB{MODEL_ID_BYTES}sIIH")  # magic, version, flags, model id, width, height, quality
 _CHECKSUM = struct.Struct("<I")
@@ -38,20 +41,60 @@ class Section:
         return SECTION_TYPES[self.kind]
 
 
+class Metadata(NamedTuple):
+    """What a picture carries beside its pixels, as raw bytes; empty where there is none.
+
+    `icc` is a profile, in whose colours the pixels are then (else in sRGB), `exif` a TIFF stream, `xmp` a packet of XML.
+    """
+
+    icc: bytes = b""
+    exif: bytes = b""
+    xmp: bytes = b""
+
+
+class Extras(NamedTuple):
+    """What a file keeps beside the codes: whether the picture is gray, its alpha as a PNG (or empty), its metadata."""
+
+    gray: bool = False
+    alpha: bytes = b""
+    metadata: Metadata = Metadata()
+
+    def sections(self) -> tuple[Section, ...]:
+        """The optional sections of a file."""
+        payloads = (self.alpha, *self.metadata)
+        return tuple(Section(kind, payload) for kind, payload in enumerate(payloads, LEVEL_SECTIONS + 1) if payload)
+
+
 @dataclass(frozen=True)
 class Container:
-    """What a `.vq` file holds. `quality` is in hundredths; `model_id` has `MODEL_ID_BYTES` bytes."""
+    """What a `.vq` file holds. `quality` is in hundredths; `model_id` has `MODEL_ID_BYTES` bytes.
+
+    `sections` are the levels, coarse to fine, and then the optional ones in order of their types.
+    """
 
     model_id: bytes
     width: int
     height: int
     quality: int
     sections: tuple[Section, ...]
+    gray: bool = False
+
+    @property
+    def levels(self) -> list[bytes]:
+        """The payloads of the levels that are there, coarse to fine."""
+        return [section.payload for section in self.sections if section.kind <= LEVEL_SECTIONS]
+
+    @property
+    def extras(self) -> Extras:
+        """What there is beside the levels."""
+        held = {section.name: section.payload for section in self.sections}
+        return Extras(self.gray, held.get("alpha", b""), Metadata(*(held.get(name, b"") for name in Metadata._fields)))
 
 
 def pack(container: Container) -> bytes:
     """Serialises a container."""
-    head = _HEADER.pack(MAGIC, VERSION, 0, container.model_id, container.width, container.height, container.quality)
+    flags = GRAY * container.gray | sum(_announcement(section.kind) for section in container.sections)
+    head = _HEADER.pack(MAGIC, VERSION, flags, container.model_id, container.width, container.height, container.quality)
     parts = [head, _CHECKSUM.pack(crc32(head))]
     for section in container.sections:
         checksum = _section_checksum(section.kind, section.payload)
@@ -59,8 +102,8 @@ def pack(container: Container) -> bytes:
     return b"".join(parts)
 
 
-def unpack(data: bytes) -> Container:
-    """Parses and checks a whole file.
+def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
+    """Parses and checks a file; with fewer than all `levels` it may end anywhere after these.
 
     Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError` or `DamagedError`.
     """
@@ -75,33 +118,58 @@ def unpack(data: bytes) -> Container:
     _, _, flags, model_id, width, height, quality = _HEADER.unpack_from(data)
     if crc32(data[: _HEADER.size]) != _CHECKSUM.unpack_from(data, _HEADER.size)[0]:
         raise DamagedError("the header is damaged (its checksum does not hold); copy the file again")
-    if flags or not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and quality <= QUALITY_STEPS):
+    if flags >> (len(SECTION_TYPES) - LEVEL_SECTIONS + 1):
+        raise UnsupportedVersionError(f"the file uses something that is not known here (flags {flags:#x}); install a newer vqcodec")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and quality <= QUALITY_STEPS):
         raise DamagedError("the header holds impossible values; the program that wrote it is at fault")
-    return Container(model_id, width, height, quality, tuple(_sections(data)))
+    return Container(model_id, width, height, quality, _sections(data, flags, levels), bool(flags & GRAY))
 
 
-def _sections(data: bytes) -> list[Section]:
-    """Reads the sections after the header: exactly top, middle, bottom, and nothing after them."""
+def _announcement(kind: int) -> int:
+    """The flag that announces an optional section; 0 for the levels, which are always there."""
+    return 0 if kind <= LEVEL_SECTIONS else 1 << (kind - LEVEL_SECTIONS)
+
+
+def _sections(data: bytes, flags: int, levels: int) -> tuple[Section, ...]:
+    """Reads the sections after the header: the levels and exactly those that the flags announce, nothing after them."""
     found: list[Section] = []
     offset = HEADER_BYTES
-    for kind, name in SECTION_TYPES.items():
-        start = offset + _SECTION.size
-        if start > len(data):
-            raise TruncatedError(f"the file ends before its section '{name}'; copy it again")
-        given, length, checksum = _SECTION.unpack_from(data, offset)
-        if start + length > len(data):
-            # a damaged length looks like a missing end, unless the type shows the damage
-            if given != kind:
-                raise DamagedError(f"the head of the section '{name}' is damaged; copy the file again")
-            raise TruncatedError(f"the section '{name}' should have {length} bytes and {len(data) - start} are left; copy the file again")
-        payload = data[start : start + length]
-        if given != kind or _section_checksum(kind, payload) != checksum:
-            raise DamagedError(f"the section '{name}' is damaged (its checksum does not hold); copy the file again")
-        found.append(Section(kind, payload))
-        offset = start + length
+    for kind in SECTION_TYPES:
+        if kind > LEVEL_SECTIONS and not flags & _announcement(kind):
+            continue
+        try:
+            found.append(_section(data, offset, kind))
+        except TruncatedError:
+            if levels < LEVEL_SECTIONS and len(found) >= levels:
+                return tuple(found)
+            raise
+        offset += _SECTION.size + len(found[-1].payload)
     if offset != len(data):
         raise DamagedError(f"{len(data) - offset} bytes follow the last section; the file was changed after it was written")
-    return found
+    return tuple(found)
+
+
+def _section(data: bytes, offset: int, kind: int) -> Section:
+    name, start = SECTION_TYPES[kind], offset + _SECTION.size
+    if start > len(data):
+        raise TruncatedError(f"the file ends before its section '{name}'; copy it again{_hint(kind)}")
+    given, length, checksum = _SECTION.unpack_from(data, offset)
+    if start + length > len(data):
+        # a damaged length looks like a missing end, unless the type shows the damage
+        if given != kind:
+            raise DamagedError(f"the head of the section '{name}' is damaged; copy the file again")
+        left = len(data) - start
+        raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
+    payload = data[start : start + length]
+    if given != kind or _section_checksum(kind, payload) != checksum:
+        raise DamagedError(f"the section '{name}' is damaged (its checksum does not hold); copy the file again")
+    return Section(kind, payload)
+
+
+def _hint(kind: int) -> str:
+    """What a file that was cut off before this section still gives."""
+    whole = min(kind - 1, LEVEL_SECTIONS - 1)
+    return f", or take what is there with --levels {SECTION_TYPES[whole]}" if whole else ""
 
 
 def _section_checksum(kind: int, payload: bytes) -> int:

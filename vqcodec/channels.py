@@ -1,0 +1,71 @@
+"""The kinds of images: gray or colour, with alpha or without, against the one kind that the transform takes.
+
+Shapes: an image is uint8 `(H, W)` gray, `(H, W, 2)` gray and alpha, `(H, W, 3)` RGB or `(H, W, 4)` RGB and alpha; `(H, W, 1)` is
+taken as gray. The transform sees RGB `(H, W, 3)`; gray fills all three channels. Alpha `(H, W)` is kept losslessly as a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngImageFile
+
+from vqcodec.errors import DamagedError, ImageError
+from vqcodec.transform import Image
+
+OPAQUE = 255
+
+
+class Channels(NamedTuple):
+    """An image taken apart: `rgb` uint8 (H, W, 3), whether it is `gray`, `alpha` uint8 (H, W) or None where all is opaque."""
+
+    rgb: Image
+    gray: bool
+    alpha: Image | None
+
+
+def split(image: Image) -> Channels:
+    """Takes an image of any kind apart; fully opaque alpha is dropped. Raises `ImageError` for another type or shape."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)) or not image.size:
+        raise ImageError(f"an image must be uint8 (H, W) or (H, W, 1 to 4), this is {image.dtype} {image.shape}; convert it first")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    count = image.shape[2]
+    alpha = image[:, :, -1] if count in (2, 4) else None
+    if alpha is not None and bool((alpha == OPAQUE).all()):
+        alpha = None
+    gray = count < 3
+    return Channels(np.repeat(image[:, :, :1], 3, axis=2) if gray else image[:, :, :3], gray, alpha)
+
+
+def join(rgb: Image, gray: bool, alpha: Image | None) -> Image:
+    """Puts an image together again; a gray value is the mean of the three channels."""
+    image = (rgb.sum(axis=2, dtype=np.uint16, keepdims=True) + 1) // 3 if gray else rgb
+    if alpha is not None:
+        return np.concatenate([image, alpha[:, :, None]], axis=2).astype(np.uint8)
+    return image[:, :, 0].astype(np.uint8) if gray else image
+
+
+def pack_alpha(alpha: Image) -> bytes:
+    """Alpha uint8 (H, W) as a PNG, with one bit per pixel where it is all or nothing."""
+    picture = Pillow.fromarray(alpha)
+    if bool(((alpha == 0) | (alpha == OPAQUE)).all()):
+        picture = picture.convert("1", dither=Pillow.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def unpack_alpha(data: bytes, height: int, width: int) -> Image:
+    """Alpha uint8 (height, width) from its PNG; raises `DamagedError` where it is none of that size."""
+    try:
+        # not Image.open, whose limit on pixels is for strangers: here the size must be that of the picture
+        with PngImageFile(io.BytesIO(data)) as picture:
+            if picture.size == (width, height) and picture.mode in ("1", "L"):
+                return np.array(picture.convert("L"))
+    except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
+        raise DamagedError(f"the alpha is no PNG ({error}); copy the file again") from error
+    raise DamagedError("the alpha is of another size or kind than the picture; the program that wrote it is at fault")
