@@ -71,20 +71,24 @@ MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or 
     callback=_number,
     help="0 to 100, any number; higher is better.",
 )
+@click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
 @FORCE
 @reports_errors
-def compress(input: str, output: str | None, quality: float, model: str | None, force: bool) -> None:
+def compress(input: str, output: str | None, quality: float, keep_metadata: bool, model: str | None, force: bool) -> None:
     """Compress a picture to a .vq file.
 
-    INPUT is any picture that Pillow opens; OUTPUT defaults to its name with the suffix .vq. "-" is standard input
-    or output.
+    INPUT is any picture that Pillow opens: gray stays gray, alpha is kept losslessly, colours become sRGB. OUTPUT
+    defaults to its name with the suffix .vq. "-" is standard input or output.
     """
     target = files.target(input, output, SUFFIX, force)
     data = files.read(input)
     from vqcodec import codec, image
 
-    files.write(target, codec.compress(image.read(data, input), quality, model or "default"), force)
+    picture = image.read_picture(data, input, keep_metadata)
+    for notice in picture.notices:
+        click.echo(f"vqcodec: {input} {notice}", err=True)
+    files.write(target, codec.compress(picture.pixels, quality, model or "default", picture.metadata), force)
 
 
 @main.command()
@@ -105,7 +109,8 @@ def decompress(input: str, output: str | None, model: str | None, force: bool) -
 
     suffix = ".png" if target == files.STREAM else Path(target).suffix
     image.check_suffix(suffix)
-    files.write(target, image.write(codec.decompress(data, model), suffix or ".png"), force)
+    pixels = codec.decompress(data, model)
+    files.write(target, image.write(pixels, suffix, codec.read_metadata(data)), force)
 
 
 @main.command()
@@ -155,15 +160,16 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 def _describe(facts: dict[str, Any]) -> str:
     known = f"{facts['model']} ({facts['model_id']})" if facts["model"] else f"{facts['model_id']} (not installed here)"
     lines = [
-        f"size     {facts['width']} x {facts['height']}",
+        f"size     {facts['width']} x {facts['height']}, {facts['channels']}",
         f"quality  {facts['quality']:g}",
         f"model    {known}",
         f"format   version {facts['format_version']}",
         f"bytes    {facts['bytes']} ({facts['bpp']:.4f} bpp)",
     ]
     for name, size in facts["sections"].items():
-        shape = f"   codes {' x '.join(map(str, facts['codes'][name]))} (stages, rows, columns)" if facts["codes"] else ""
-        lines.append(f"  {name:<7}{size:>8} bytes{shape}")
+        shape = (facts["codes"] or {}).get(name)
+        codes = f"   codes {' x '.join(map(str, shape))} (stages, rows, columns)" if shape else ""
+        lines.append(f"  {name:<7}{size:>8} bytes{facts['sections_bpp'][name]:>10.4f} bpp{codes}")
     return "\n".join(lines)
 
 

@@ -1,20 +1,27 @@
-"""Pictures on disk to uint8 arrays `(H, W, 3)` and back, through Pillow. Knows nothing of codecs and models."""
+"""Pictures on disk to uint8 arrays and back, through Pillow. Knows nothing of codecs and models.
+
+Shapes: an image is uint8 `(H, W)` gray, `(H, W, 2)` gray and alpha, `(H, W, 3)` RGB or `(H, W, 4)` RGB and alpha.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 
-from vqcodec.container import MAX_SIDE
+from vqcodec import channels, colour
+from vqcodec.container import MAX_SIDE, Metadata
 from vqcodec.errors import ImageError, OutputError
 from vqcodec.transform import Image
 
 SUFFIX_DEFAULT = ".png"
+NO_METADATA = Metadata()
 FORMATS = {  # only those that keep size and colours
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -34,14 +41,44 @@ TURNS = {  # what brings each EXIF orientation upright
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
+WITHOUT_ALPHA = {"JPEG", "BMP", "PPM"}
+WITHOUT_METADATA = {"BMP", "PPM"}
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation=["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>""")
+# a TIFF keeps its EXIF among the tags that say where the pixels lie; these and the EXIF and GPS parts are worth keeping
+TIFF_TAGS = {
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.Copyright,
+}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-def read(data: bytes, name: str = "the input") -> Image:
-    """Decodes a picture in any format that Pillow knows to uint8 (H, W, 3), EXIF orientation applied.
+class Picture(NamedTuple):
+    """A picture that was read: its pixels, the metadata to keep with them, and remarks on it for the user."""
 
-    Alpha is dropped. Raises `ImageError` where Pillow cannot read it, its numbers have no known range, or a side
-    exceeds the format's limit.
+    pixels: Image
+    metadata: Metadata
+    notices: tuple[str, ...]
+
+
+def read(data: bytes, name: str = "the input") -> Image:
+    """Decodes a picture in any format that Pillow knows to uint8 (H, W, 3), sRGB, upright; alpha is dropped.
+
+    Raises `ImageError` as `read_picture` does.
+    """
+    return channels.split(read_picture(data, name).pixels).rgb
+
+
+def read_picture(data: bytes, name: str = "the input", keep_metadata: bool = False) -> Picture:
+    """Decodes a picture in any format that Pillow knows to 8 bits, gray or RGB, with alpha where it has any, upright.
+
+    Colours become sRGB. With `keep_metadata`, EXIF and XMP are kept, and gray and RGB stay in the colours of their ICC
+    profile, which is kept. Of an animation the first frame is taken. Raises `ImageError` where Pillow cannot read it, its
+    numbers have no known range, or a side exceeds the format's limit.
     """
     try:
         with warnings.catch_warnings():
@@ -50,10 +87,7 @@ def read(data: bytes, name: str = "the input") -> Image:
             with Pillow.open(io.BytesIO(data)) as picture:
                 if max(picture.size) > MAX_SIDE:
                     raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
-                picture.load()  # Pillow's TIFF reader turns the picture itself while loading
-                turn = TURNS.get(_orientation(picture))
-                upright = _eight_bit(picture, name) if turn is None else _eight_bit(picture, name).transpose(turn)
-                pixels = np.array(upright.convert("RGB"))
+                found = _decode(picture, name, keep_metadata)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -62,9 +96,35 @@ def read(data: bytes, name: str = "the input") -> Image:
         raise ImageError(f"{name} has too many pixels: {error}") from error
     except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
         raise ImageError(f"{name} is a damaged image ({error}); repair it or save it again") from error
-    if not pixels.size:
+    if not found.pixels.size:
         raise ImageError(f"{name} has no pixels")
-    return pixels
+    return found
+
+
+def _decode(picture: Pillow.Image, name: str, keep_metadata: bool) -> Picture:
+    frames = _frames(picture)
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(picture, "tile", ()))  # gone once it is loaded
+    picture.load()  # Pillow's TIFF reader turns the picture itself while loading
+    turn = TURNS.get(_orientation(picture))
+    exif, xmp = _metadata(picture, turn is not None) if keep_metadata else (b"", b"")
+    alpha = colour.alpha(picture, raw_modes)
+    upright, icc, notices = colour.colours(picture, raw_modes, keep_metadata, name)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        upright = upright.copy()
+        upright.putalpha(alpha)
+    if turn is not None:
+        upright = upright.transpose(turn)
+    if frames > 1:
+        notices += (f"has {frames} frames; only the first one is taken",)
+    return Picture(np.array(upright), Metadata(icc, exif, xmp), notices)
+
+
+def _frames(picture: Pillow.Image) -> int:
+    """Frames of an animation or pages; 1 where they cannot be counted. The extra images of camera files do not count."""
+    try:
+        return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
+    except Exception:
+        return 1
 
 
 def _orientation(picture: Pillow.Image) -> int:
@@ -75,17 +135,28 @@ def _orientation(picture: Pillow.Image) -> int:
         return 1
 
 
-def _eight_bit(picture: Pillow.Image, name: str) -> Pillow.Image:
-    """Scales 16-bit gray to 8 bits, which Pillow's own conversion would clip; refuses numbers of unknown range."""
-    if picture.mode == "F":
-        raise ImageError(f"{name} has floating-point pixels of unknown range; convert it to 8 or 16 bits first")
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        values = np.array(picture)
-        if values.size and not (int(values.min()) >= 0 and int(values.max()) <= 65_535):
-            raise ImageError(f"{name} has integers outside 0..65535; convert it to 8 or 16 bits first")
-        sixteen = picture.mode != "I" or picture.format in {"PNG", "PPM"} or int(values.max(initial=0)) > 255
-        return Pillow.fromarray((values / (257 if sixteen else 1)).round().astype(np.uint8))
-    return picture
+def _metadata(picture: Pillow.Image, turned: bool) -> tuple[bytes, bytes]:
+    """EXIF and XMP of a picture without an orientation that is applied already; what is unreadable is left out."""
+    xmp = picture.info.get("xmp") or b""
+    xmp = XMP_ORIENTATION.sub(b"", xmp.encode() if isinstance(xmp, str) else xmp)
+    exif = picture.info.get("exif") or b""
+    if turned or picture.format == "TIFF":
+        try:
+            exif = _without_orientation(picture)
+        except Exception:  # the directories of EXIF are as a camera left them
+            exif = b""
+    return exif.removeprefix(b"Exif\0\0"), xmp
+
+
+def _without_orientation(picture: Pillow.Image) -> bytes:
+    held, kept = picture.getexif(), Pillow.Exif()
+    for tag, value in held.items():
+        if tag in TIFF_TAGS or (picture.format != "TIFF" and tag != ExifTags.Base.Orientation):
+            kept[tag] = value
+    for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if values := held.get_ifd(part):
+            kept[part] = dict(values)
+    return kept.tobytes() if len(kept) else b""
 
 
 def check_suffix(suffix: str) -> str:
@@ -96,13 +167,37 @@ def check_suffix(suffix: str) -> str:
     return found
 
 
-def write(image: Image, suffix: str = SUFFIX_DEFAULT) -> bytes:
-    """Encodes uint8 (H, W, 3) in the format of the suffix. Raises `OutputError` where that fails."""
+def write(image: Image, suffix: str = SUFFIX_DEFAULT, metadata: Metadata = NO_METADATA) -> bytes:
+    """Encodes an image in the format of the suffix, with its metadata; BMP and PPM have none, and get sRGB.
+
+    Raises `OutputError` where that fails, or where the format has no alpha and the image does.
+    """
     kind = check_suffix(suffix)
+    picture = Pillow.fromarray(image)
+    if kind in WITHOUT_ALPHA and picture.mode in ("LA", "RGBA"):
+        raise OutputError(f"{kind} cannot hold the picture's transparency; use .png, .webp or .tif")
+    if kind in WITHOUT_METADATA:
+        picture, metadata = colour.to_srgb(picture, metadata.icc), NO_METADATA
     buffer = io.BytesIO()
-    options = SAVE_OPTIONS.get(kind, {})
     try:
-        Pillow.fromarray(image).save(buffer, kind, **options)
+        picture.save(buffer, kind, **SAVE_OPTIONS.get(kind, {}), **_saved(metadata, kind))
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(f"the picture cannot be written as {kind}: {error}; use .png") from error
     return buffer.getvalue()
+
+
+def _saved(metadata: Metadata, kind: str) -> dict[str, Any]:
+    """Metadata as options of Pillow's `save`."""
+    names = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
+    options: dict[str, Any] = {names[key]: value for key, value in metadata._asdict().items() if value}
+    if kind == "JPEG" and "exif" in options:
+        options["exif"] = b"Exif\0\0" + options["exif"]
+    if kind == "PNG" and "xmp" in options:
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode(errors="replace"))
+    if kind == "TIFF" and "xmp" in options:  # there it is a tag like those of EXIF
+        tags = Pillow.Exif()
+        tags.load(metadata.exif)
+        tags[ExifTags.Base.XMLPacket] = options.pop("xmp")
+        options["exif"] = tags.tobytes()
+    return options

@@ -1,0 +1,258 @@
+"""Any image that a person has: colour spaces, depths, transparency, animation and metadata, in and out again."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, ImageCms
+from PIL import Image as Pillow
+
+from tests.support import GOLDEN, SHARED, load_image, noise, vqcodec
+from vqcodec import codec, image
+from vqcodec.container import Metadata
+from vqcodec.errors import ImageError, OutputError
+from vqcodec.model import Model
+
+MODEL = GOLDEN / "model"
+SUITE = SHARED / "robust" / "pngsuite"
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="Z\xc3\xbcrich"/></x:xmpmeta>'
+
+
+def swapped() -> bytes:
+    """An ICC profile whose red is sRGB's green and the other way round: a wrong conversion cannot pass for a right one."""
+    data = bytearray(SRGB)
+    count = int.from_bytes(data[128:132], "big")
+    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data)
+
+
+def encoded(picture: Pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def read(picture: Pillow.Image, kind: str = "PNG", keep: bool = False, **options: Any) -> image.Picture:
+    return image.read_picture(encoded(picture, kind, **options), "it", keep)
+
+
+def exif(**values: Any) -> Pillow.Exif:
+    made = Pillow.Exif()
+    for name, value in values.items():
+        made[ExifTags.Base[name]] = value
+    return made
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16"])
+def test_gray_is_read_as_gray(mode: str) -> None:
+    gray = Pillow.new(mode, (5, 4))
+    assert read(gray).pixels.shape == (4, 5)
+
+
+@pytest.mark.parametrize(("mode", "kind", "channels"), [("LA", "PNG", 2), ("RGBA", "PNG", 4), ("RGBA", "WEBP", 4), ("RGBA", "TIFF", 4)])
+def test_alpha_is_read(mode: str, kind: str, channels: int) -> None:
+    picture = Pillow.fromarray(np.dstack([noise(4, 6), noise(4, 6, 1)])[:, :, :4]).convert(mode)
+    found = read(picture, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    assert found.pixels.shape == (4, 6, channels)
+    assert np.array_equal(found.pixels, np.array(picture))
+    assert found.notices == ()
+
+
+def test_opaque_alpha_is_not_read() -> None:
+    assert read(Pillow.new("RGBA", (3, 3), (1, 2, 3, 255))).pixels.shape == (3, 3, 3)
+
+
+def test_transparent_entries_of_a_palette() -> None:
+    palette = Pillow.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert read(palette, transparency=bytes([0, 128])).pixels.tolist() == [[[10, 20, 30, 0], [40, 50, 60, 128]]]
+    assert read(palette, transparency=1).pixels[0, :, 3].tolist() == [255, 0]
+    assert read(palette, "GIF", transparency=1).pixels[0, :, 3].tolist() == [255, 0]
+
+
+def test_transparent_colour() -> None:
+    gray = Pillow.fromarray(np.array([[7, 8]], np.uint8))
+    assert read(gray, transparency=7).pixels.tolist() == [[[7, 0], [8, 255]]]
+    rgb = Pillow.fromarray(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8))
+    assert read(rgb, transparency=(1, 2, 4)).pixels[0, :, 3].tolist() == [255, 0]
+    deep = Pillow.fromarray(np.array([[257, 258]], np.uint16))
+    assert read(deep, transparency=258).pixels.tolist() == [[[1, 255], [1, 0]]]
+
+
+@pytest.mark.skipif(not SUITE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
+@pytest.mark.parametrize("name", ["tbbn0g04", "tbwn0g16", "tbbn2c16", "tbgn2c16", "tbrn2c08", "tbbn3p08", "tm3n3p02", "tp1n3p08"])
+def test_transparency_of_every_depth_in_pngsuite(name: str) -> None:
+    pixels = image.read_picture(next(SUITE.rglob(f"{name}.png")).read_bytes()).pixels
+    assert pixels.ndim == 3
+    assert pixels.shape[2] in (2, 4)
+    assert set(np.unique(pixels[:, :, -1])) >= {0, 255}
+    assert 0.1 < (pixels[:, :, -1] == 0).mean() < 0.9
+
+
+@pytest.mark.skipif(not SUITE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
+def test_every_valid_file_of_pngsuite_goes_round(model: Model) -> None:
+    valid = [path for path in sorted(SUITE.rglob("*.png")) if not path.name.startswith("x")]
+    assert len(valid) > 100
+    for path in valid:
+        picture = image.read_picture(path.read_bytes(), path.name)
+        restored = codec.decompress(codec.compress(picture.pixels, 50, model), model)
+        assert restored.shape == picture.pixels.shape
+        again = image.read_picture(image.write(restored))
+        assert np.array_equal(again.pixels, restored)
+
+
+def test_floats_and_deep_pixels_say_that_they_are_scaled() -> None:
+    unit = read(Pillow.fromarray(np.array([[0, 0.5, 1]], np.float32)), "TIFF")
+    assert (unit.pixels.tolist(), len(unit.notices)) == ([[0, 128, 255]], 1)
+    wide = read(Pillow.fromarray(np.array([[-1000, 0, 1000]], np.float32)), "TIFF")
+    assert wide.pixels.tolist() == [[0, 128, 255]]
+    assert "-1000..1000" in wide.notices[0]
+    flat = read(Pillow.fromarray(np.full((2, 2), 7, np.float32)), "TIFF")
+    assert flat.pixels.tolist() == [[0, 0], [0, 0]]
+    assert "8 bits" in read(Pillow.fromarray(np.array([[0, 65_535]], np.uint16))).notices[0]
+    assert read(Pillow.new("L", (2, 2))).notices == ()
+
+
+@pytest.mark.skipif(not SUITE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
+@pytest.mark.parametrize("name", ["basn0g16", "basn2c16", "basn4a16", "basn6a16"])
+def test_sixteen_bits_of_every_kind_are_noticed(name: str) -> None:
+    assert len(image.read_picture(next(SUITE.rglob(f"{name}.png")).read_bytes()).notices) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_without_a_value_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="no numbers"):
+        read(Pillow.fromarray(np.array([[0, value]], np.float32)), "TIFF")
+
+
+def test_profiles_are_applied() -> None:
+    red = Pillow.new("RGB", (4, 4), (250, 10, 10))
+    assert np.abs(read(red, icc_profile=SRGB).pixels.astype(int) - [250, 10, 10]).max() <= 1
+    assert np.abs(read(red, icc_profile=swapped()).pixels.astype(int) - [10, 250, 10]).max() <= 1
+    found = read(Pillow.new("RGBA", (4, 4), (250, 10, 10, 9)), icc_profile=swapped()).pixels
+    assert np.abs(found[:, :, :3].astype(int) - [10, 250, 10]).max() <= 1
+    assert (found[:, :, 3] == 9).all()
+
+
+def test_lab_is_converted() -> None:
+    """L* 100 is white and 0 black; Pillow itself cannot convert this mode."""
+    for lightness, value in ((255, 255), (0, 0)):
+        picture = Pillow.fromarray(np.full((2, 2, 3), [lightness, 128, 128], np.uint8), "RGB")
+        lab = Pillow.frombytes("LAB", (2, 2), bytes([lightness, 0, 0]) * 4)
+        assert picture.size == lab.size
+        assert np.abs(read(lab, "TIFF").pixels.astype(int) - value).max() <= 1
+
+
+@pytest.mark.parametrize("profile", [LAB, SRGB], ids=["of another space", "of colours"])
+def test_profiles_that_do_not_describe_the_pixels_are_left_out(profile: bytes) -> None:
+    gray = read(Pillow.new("L", (4, 4), 99), keep=True, icc_profile=profile)
+    assert (gray.pixels == 99).all()
+    assert gray.metadata.icc == b""
+
+
+def test_a_broken_profile_is_said_and_left_out() -> None:
+    found = read(Pillow.new("RGB", (4, 4), (9, 8, 7)), keep=True, icc_profile=SRGB[:200])
+    assert found.pixels[0, 0].tolist() == [9, 8, 7]
+    assert found.metadata.icc == b""
+    assert "ICC" in found.notices[0]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation(kind: str) -> None:
+    frames = [Pillow.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    found = read(frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
+    assert found.pixels[..., :3].reshape(-1, 3)[0].tolist() == [255, 0, 0]
+    assert found.notices == ("has 3 frames; only the first one is taken",)
+
+
+def test_notices_are_printed_once_on_stderr(tmp_path: Path) -> None:
+    Pillow.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "a.png")
+    result = vqcodec("compress", "a.png", "-m", MODEL, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert result.stderr == b"vqcodec: a.png has more than 8 bits per channel; they are scaled to 8\n"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_metadata_is_kept_on_request_only(kind: str) -> None:
+    picture = Pillow.new("RGB", (6, 4))
+    made = exif(Orientation=6, Make="camera")
+    made[ExifTags.IFD.Exif] = {ExifTags.Base.ISOSpeedRatings: 400}
+    made[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSMapDatum: "WGS-84"}
+    options: dict[str, Any] = {"exif": made.tobytes(), "icc_profile": swapped()}
+    if kind in ("JPEG", "WEBP"):
+        options["xmp"] = XMP
+    assert read(picture, kind, **options).metadata == Metadata()
+    found = read(picture, kind, keep=True, **options)
+    assert found.pixels.shape == (6, 4, 3)
+    assert found.metadata.icc == swapped()
+    held = Pillow.Exif()
+    held.load(found.metadata.exif)
+    assert held[ExifTags.Base.Make] == "camera"
+    assert ExifTags.Base.Orientation not in held
+    assert held.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 400
+    assert held.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSMapDatum] == "WGS-84"
+    if "xmp" in options:
+        assert found.metadata.xmp == XMP.replace(b'tiff:Orientation="6"', b"")
+
+
+def test_exif_of_an_upright_picture_is_kept_to_the_byte() -> None:
+    made = exif(Make="camera")
+    assert read(Pillow.new("RGB", (4, 4)), "JPEG", keep=True, exif=made).metadata.exif == made.tobytes().removeprefix(b"Exif\0\0")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_metadata_comes_back(suffix: str, channels: int, tmp_path: Path) -> None:
+    options = {"icc_profile": swapped()} if channels == 3 else {}
+    picture = Pillow.fromarray(noise(9, 7)[:, :, :channels].squeeze())
+    picture.save(tmp_path / "a.jpg", exif=exif(Make="camera", Orientation=3), xmp=XMP, **options)
+    assert vqcodec("compress", "a.jpg", "-m", MODEL, "--keep-metadata", cwd=tmp_path).returncode == 0
+    assert vqcodec("decompress", "a.vq", f"b{suffix}", "-m", MODEL, cwd=tmp_path).returncode == 0
+    with Pillow.open(tmp_path / f"b{suffix}") as back:
+        assert back.getexif()[ExifTags.Base.Make] == "camera"
+        assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        assert back.info.get("icc_profile") == options.get("icc_profile")
+        assert b"Z\xc3\xbcrich" in back.info["xmp"]
+
+
+def test_formats_without_profiles_get_srgb() -> None:
+    red = np.full((4, 4, 3), (250, 10, 10), np.uint8)
+    written = image.write(red, ".bmp", Metadata(icc=swapped()))
+    assert np.abs(image.read(written).astype(int) - [10, 250, 10]).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".ppm"])
+def test_transparency_is_not_lost_silently(suffix: str) -> None:
+    with pytest.raises(OutputError, match=r"use \.png"):
+        image.write(np.zeros((4, 4, 4), np.uint8), suffix)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparency_is_written(suffix: str, channels: int) -> None:
+    pixels = np.dstack([noise(5, 4), noise(5, 4, 1)])[:, :, :channels]
+    if channels == 2 and suffix == ".webp":
+        pixels = pixels[:, :, [0, 0, 0, 1]]  # this format has no gray
+    assert np.array_equal(image.read_picture(image.write(pixels, suffix)).pixels, pixels)
+
+
+def test_the_command_line_keeps_gray_and_alpha(tmp_path: Path) -> None:
+    pixels = np.dstack([noise(20, 30)[:, :, 0], noise(20, 30, 1)[:, :, 0]])
+    Pillow.fromarray(pixels).save(tmp_path / "a.png")
+    assert vqcodec("compress", "a.png", "-m", MODEL, cwd=tmp_path).returncode == 0
+    assert vqcodec("decompress", "a.vq", "b.png", "-m", MODEL, cwd=tmp_path).returncode == 0
+    with Pillow.open(tmp_path / "b.png") as back:
+        assert back.mode == "LA"
+        assert np.array_equal(np.array(back.getchannel("A")), pixels[:, :, 1])
+    text = vqcodec("info", "a.vq", "-m", MODEL, cwd=tmp_path).stdout.decode()
+    assert "gray+alpha" in text
+    assert load_image(tmp_path / "b.png").shape == (20, 30, 3)
