@@ -18,12 +18,25 @@ if TYPE_CHECKING:
     from vqcodec.container import Metadata
     from vqcodec.errors import VQCodecError
     from vqcodec.model import Model, load_model
+    from vqcodec.targets import compress_to
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Codes", "Metadata", "Model", "VQCodecError", "compress", "decode_codes", "decompress", "load_model", "read_metadata"]
+__all__ = [
+    "Codes",
+    "Metadata",
+    "Model",
+    "VQCodecError",
+    "compress",
+    "compress_to",
+    "decode_codes",
+    "decompress",
+    "load_model",
+    "read_metadata",
+]
 
 _HOMES = {
     "compress": "codec",
+    "compress_to": "targets",
     "decode_codes": "codec",
     "decompress": "codec",
     "read_metadata": "codec",

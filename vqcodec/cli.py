@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -11,13 +13,17 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from vqcodec import __version__, files
+from vqcodec import __version__, console, files
+from vqcodec.console import takes_many
+from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import VQCodecError
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-SUFFIX = ".vq"
+LEVELS = ("top", "middle", "bottom")
+FORMATS = ("png", "jpg", "webp", "tif", "bmp", "ppm")
+POSITIVE = click.FloatRange(0, min_open=True)
 P = ParamSpec("P")
 
 
@@ -49,10 +55,20 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if value != value:
-        raise click.BadParameter("'nan' is no quality; give a number from 0 to 100.", context, parameter)
+def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"'{value}' is no number to aim at; give a finite one.", context, parameter)
     return value
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Bytes such as 500, 20k or 1.5M (thousands and millions)."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+\.?\d*)([kKmM]?)", value)
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"'{value}' is no size; give bytes such as 500, 20k or 1.5M.", context, parameter)
+    return float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()]
 
 
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
@@ -60,57 +76,66 @@ MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or 
 
 
 @main.command()
-@click.argument("input", metavar="INPUT")
-@click.argument("output", metavar="[OUTPUT]", required=False)
+@takes_many
 @click.option(
-    "-q",
-    "--quality",
-    type=click.FloatRange(0, 100),
-    default=50,
-    show_default=True,
-    callback=_number,
-    help="0 to 100, any number; higher is better.",
+    "-q", "--quality", type=click.FloatRange(0, 100), callback=_number, help="0 to 100, any number; higher is better. [default: 50]"
 )
+@click.option("--target-bpp", type=POSITIVE, callback=_number, help="The best quality with at most that many bits per pixel.")
+@click.option("--target-size", metavar="BYTES", callback=_size, help="The best quality with at most that many bytes, such as 20k.")
+@click.option("--target-psnr", type=POSITIVE, callback=_number, help="The smallest file with at least that PSNR in dB.")
+@click.option("--target-mse", type=POSITIVE, callback=_number, help="The smallest file with at most that MSE.")
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
 @FORCE
 @reports_errors
-def compress(input: str, output: str | None, quality: float, keep_metadata: bool, model: str | None, force: bool) -> None:
-    """Compress a picture to a .vq file.
+def compress(quality: float | None, keep_metadata: bool, model: str | None, **options: Any) -> None:
+    """Compress pictures to .vq files.
 
     INPUT is any picture that Pillow opens: gray stays gray, alpha is kept losslessly, colours become sRGB. OUTPUT
     defaults to its name with the suffix .vq. "-" is standard input or output.
     """
-    target = files.target(input, output, SUFFIX, force)
-    data = files.read(input)
-    from vqcodec import codec, image
-
-    picture = image.read_picture(data, input, keep_metadata)
-    for notice in picture.notices:
-        click.echo(f"vqcodec: {input} {notice}", err=True)
-    files.write(target, codec.compress(picture.pixels, quality, model or "default", picture.metadata), force)
+    goals = [(kind, options.pop(f"target_{kind}")) for kind in ("bpp", "size", "psnr", "mse")]
+    given = [goal for goal in goals if goal[1] is not None]
+    if len(given) + (quality is not None) > 1:
+        raise click.UsageError("give a quality or one target, not both.")
+    chosen = CompressOptions(50 if quality is None else quality, given[0] if given else None, keep_metadata, model)
+    _convert(chosen, SUFFIX, **options)
 
 
 @main.command()
-@click.argument("input", metavar="INPUT")
-@click.argument("output", metavar="[OUTPUT]", required=False)
+@takes_many
+@click.option("--levels", type=click.Choice(LEVELS), default=LEVELS[-1], show_default=True, help="The finest level to decode.")
+@click.option("--format", "suffix", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Where OUTPUT has no suffix.")
 @MODEL
 @FORCE
 @reports_errors
-def decompress(input: str, output: str | None, model: str | None, force: bool) -> None:
-    """Decompress a .vq file to a picture.
+def decompress(levels: str, suffix: str, model: str | None, **options: Any) -> None:
+    """Decompress .vq files to pictures.
 
     OUTPUT's suffix chooses the format; it defaults to INPUT's name with the suffix .png. "-" is standard input or
-    output (PNG).
+    output. With --levels top or middle, the beginning of a file is enough.
     """
-    target = files.target(input, output, ".png", force)
-    data = files.read(input)
-    from vqcodec import codec, image
+    _convert(DecompressOptions(LEVELS.index(levels) + 1, f".{suffix}", model), f".{suffix}", **options)
 
-    suffix = ".png" if target == files.STREAM else Path(target).suffix
-    image.check_suffix(suffix)
-    pixels = codec.decompress(data, model)
-    files.write(target, image.write(pixels, suffix, codec.read_metadata(data)), force)
+
+def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str | None, recursive: bool, **options: Any) -> None:
+    """Plans and does the jobs, shows what becomes of them, and exits with 1 where one failed."""
+    from vqcodec import batch
+
+    policy = batch.Policy(options["force"], options["skip_existing"], options["jobs"])
+    if out_dir is not None or recursive:
+        jobs = batch.plan(inputs, chosen, suffix, out_dir, recursive)
+        for job in jobs:
+            files.make_parent(job.target)
+    elif len(inputs) > 2:
+        raise click.UsageError("several inputs need --out-dir DIR.")
+    else:
+        overwrite = policy.force or policy.skip_existing
+        jobs = [Job(inputs[0], files.target(inputs[0], inputs[1] if len(inputs) > 1 else None, suffix, overwrite))]
+    if options["as_json"] and any(job.target == files.STREAM for job in jobs):
+        raise click.UsageError("--json would mix with the data on standard output; name an OUTPUT.")
+    if not console.show(batch.run(jobs, chosen, policy), len(jobs), options["as_json"], options["verbose"], options["quiet"]):
+        sys.exit(1)
 
 
 @main.command()
@@ -129,7 +154,7 @@ def info(file: str, as_json: bool, model: str | None) -> None:
 
         click.echo(json.dumps(facts))
         return
-    click.echo(_describe(facts))
+    click.echo(console.describe(facts))
 
 
 @main.command()
@@ -155,22 +180,6 @@ def train(folder: Path, out: Path, **options: Any) -> None:
     except ModuleNotFoundError as error:
         raise VQCodecError(f"training needs {error.name}; install the extra: pip install 'vqcodec[train]'") from error
     run(folder, out, progress=lambda line: click.echo(line, err=True), **options)
-
-
-def _describe(facts: dict[str, Any]) -> str:
-    known = f"{facts['model']} ({facts['model_id']})" if facts["model"] else f"{facts['model_id']} (not installed here)"
-    lines = [
-        f"size     {facts['width']} x {facts['height']}, {facts['channels']}",
-        f"quality  {facts['quality']:g}",
-        f"model    {known}",
-        f"format   version {facts['format_version']}",
-        f"bytes    {facts['bytes']} ({facts['bpp']:.4f} bpp)",
-    ]
-    for name, size in facts["sections"].items():
-        shape = (facts["codes"] or {}).get(name)
-        codes = f"   codes {' x '.join(map(str, shape))} (stages, rows, columns)" if shape else ""
-        lines.append(f"  {name:<7}{size:>8} bytes{facts['sections_bpp'][name]:>10.4f} bpp{codes}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -24,18 +24,22 @@ def compress(image: Image, quality: float = 50, model: ModelLike = "default", me
     losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
     `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
     """
-    opened = _open(model)
+    opened = open_model(model)
+    rgb, extras = take_apart(image, metadata)
+    return pack_codes(opened.encode(rgb, quality), rgb.shape[0], rgb.shape[1], quality, opened, extras)
+
+
+def take_apart(image: Image, metadata: Metadata) -> tuple[Image, Extras]:
+    """Splits an image of any kind into RGB uint8 (H, W, 3) for the transform, and what a file keeps beside the codes."""
     if max(image.shape, default=0) > container.MAX_SIDE:
         raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
     rgb, gray, alpha = channels.split(image)
-    codes = opened.encode(rgb, quality)
-    extras = Extras(gray, b"" if alpha is None else channels.pack_alpha(alpha), metadata)
-    return pack_codes(codes, rgb.shape[0], rgb.shape[1], quality, opened, extras)
+    return rgb, Extras(gray, b"" if alpha is None else channels.pack_alpha(alpha), metadata)
 
 
 def pack_codes(codes: Codes, height: int, width: int, quality: float, model: ModelLike = "default", extras: Extras = NO_EXTRAS) -> bytes:
     """Codes of an image of `height` x `width` pixels to the bytes of a `.vq` file. Raises `ValueError` for misfits."""
-    opened, steps = _open(model), quality_steps(quality)
+    opened, steps = open_model(model), quality_steps(quality)
     payloads = bitstream.write(opened.prior, codes, height, width, steps)
     levels = tuple(Section(kind, payload) for kind, payload in enumerate(payloads, 1))
     return container.pack(Container(opened.id, width, height, steps, levels + extras.sections(), extras.gray))
@@ -66,9 +70,9 @@ def decode_codes(data: bytes, model: ModelLike | None = None) -> Codes:
     return bitstream.read(opened.prior, held.levels, held.height, held.width, held.quality)
 
 
-def read_metadata(data: bytes) -> Metadata:
-    """The metadata that a `.vq` file keeps; it needs no model. Raises `FormatError` as `decompress` does."""
-    return container.unpack(data).extras.metadata
+def read_metadata(data: bytes, levels: int = 3) -> Metadata:
+    """The metadata that a `.vq` file keeps; it needs no model. `levels` and `FormatError` are as in `decompress`."""
+    return container.unpack(data, levels).extras.metadata
 
 
 def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
 
     Raises `WrongModelError` where the ids differ.
     """
-    candidates = [_open(model)] if model is not None else [load_model(name) for name in model_names()]
+    candidates = [open_model(model)] if model is not None else [load_model(name) for name in model_names()]
     for candidate in candidates:
         if candidate.id == model_id:
             return candidate
@@ -116,5 +120,6 @@ def _code_shapes(model: Model, held: Container) -> dict[str, list[int]]:
     return {name: [level.stages, *size] for name, level, size in zip(LEVELS, model.config.transform.levels, sizes, strict=True)}
 
 
-def _open(model: ModelLike) -> Model:
+def open_model(model: ModelLike) -> Model:
+    """An opened model as it is, another one by its name or folder."""
     return model if isinstance(model, Model) else load_model(model)

@@ -17,6 +17,10 @@ class OutputError(VQCodecError):
     """The output cannot be written, or exists and was not to be overwritten."""
 
 
+class TargetError(VQCodecError):
+    """No quality of the model reaches the size or the distortion that was asked for."""
+
+
 class FormatError(VQCodecError):
     """The data is not a well-formed `.vq` file."""
 

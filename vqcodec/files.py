@@ -32,6 +32,14 @@ def target(source: str, output: str | None, suffix: str, force: bool) -> str:
     return output
 
 
+def make_parent(name: str) -> None:
+    """Makes the directory that a file is to lie in; raises `OutputError` where that fails."""
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{Path(name).parent} cannot be made: {error}; choose another directory") from error
+
+
 def read(source: str) -> bytes:
     """All bytes of a file or of standard input; raises `ImageError` where it cannot be read."""
     if source == STREAM:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class Model:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
         needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in needed]
         try:

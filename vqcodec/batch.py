@@ -1,0 +1,104 @@
+"""Many files: which ones, where their outputs go, and the processes that work on them. Prints nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from vqcodec import files
+from vqcodec.convert import SUFFIX, CompressOptions, Job, Options, Outcome, convert
+from vqcodec.errors import ImageError, OutputError, VQCodecError
+
+# what --recursive takes from a directory; a file that is named itself is always taken
+PICTURES = frozenset((".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"))
+PICTURES |= {".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do about existing outputs, and how many processes work at a time."""
+
+    force: bool = False
+    skip_existing: bool = False
+    processes: int = 1
+
+
+def plan(inputs: Sequence[str], options: Options, suffix: str, out_dir: str | None, recursive: bool) -> list[Job]:
+    """The jobs for files and directories: outputs have `suffix` and lie below `out_dir`, or beside their inputs.
+
+    A directory's tree is mirrored below `out_dir`. Raises `ImageError` for a directory unless `recursive`, and
+    `OutputError` where two inputs have the same output.
+    """
+    wanted = PICTURES if isinstance(options, CompressOptions) else {SUFFIX}
+    jobs: dict[str, Job] = {}
+    for name in inputs:
+        for path, relative in _found(name, wanted, recursive):
+            target = str((Path(out_dir) / relative if out_dir is not None else path).with_suffix(suffix))
+            if target in jobs:
+                raise OutputError(f"{jobs[target].source} and {path} would both become {target}; rename one, or use two directories")
+            jobs[target] = Job(str(path), target)
+    return list(jobs.values())
+
+
+def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outcome]:
+    """Does the jobs, and yields what became of each as soon as it is known; a job that fails stops no other."""
+    if policy.processes == 1 or len(jobs) < 2:
+        for job in jobs:
+            yield attempt(job, options, policy)
+        return
+    count = min(policy.processes, len(jobs))
+    threads = max(1, (os.cpu_count() or 1) // count)
+    with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,)) as pool:
+        try:
+            waiting = {pool.submit(attempt, job, options, policy): job for job in jobs}
+            for future in as_completed(waiting):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    job, message = waiting[future], "its process has ended, perhaps for want of memory; use fewer --jobs"
+                    yield Outcome(*job, "failed", error=message)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def attempt(job: Job, options: Options, policy: Policy) -> Outcome:
+    """Does one job; what goes wrong is told in the outcome."""
+    try:
+        if policy.skip_existing and job.target != files.STREAM and Path(job.target).exists():
+            return Outcome(*job, "skipped")
+        files.target(job.source, job.target, "", policy.force)
+        return convert(job, options, policy.force)
+    except VQCodecError as error:
+        message = str(error)
+    except MemoryError:
+        message = "not enough memory for this picture; make it smaller"
+    except OSError as error:  # what the steps themselves do not foresee, such as a full disk behind standard output
+        message = f"{error}; check the disk and the paths"
+    return Outcome(*job, "failed", error=" ".join(message.split()))
+
+
+def _found(name: str, wanted: frozenset[str] | set[str], recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """The files that an input stands for, each with its path below the output directory."""
+    path = Path(name)
+    if name == files.STREAM:
+        raise ImageError("'-' cannot be one of several inputs; compress it on its own")
+    if not path.is_dir():
+        yield path, Path(path.name)
+        return
+    if not recursive:
+        raise ImageError(f"{name} is a directory; add --recursive to take the files below it")
+    for found in sorted(path.rglob("*")):
+        if found.suffix.lower() in wanted and found.is_file():
+            yield found, found.relative_to(path)
+
+
+def _start_worker(threads: int) -> None:
+    """Shares the processor out among the workers, and leaves an interrupt to the process that started them."""
+    os.environ["VQCODEC_THREADS"] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,85 @@
+"""What the command line shows: outcomes as they come, a progress bar, the facts of a file; and the options for many files."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from vqcodec.convert import Outcome
+
+MANY = (
+    click.option("--out-dir", metavar="DIR", help="Put the outputs below DIR; all arguments are inputs then."),
+    click.option("-r", "--recursive", is_flag=True, help="Take directories, with all that lies below them."),
+    click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Files to work on at a time."),
+    click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output exists."),
+    click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file."),
+    click.option("-v", "--verbose", is_flag=True, help="Say on stderr what becomes of each file."),
+    click.option("--quiet", is_flag=True, help="Only errors on stderr."),
+)
+
+
+def takes_many(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the arguments and options of commands that take many files."""
+    for option in reversed(MANY):
+        command = option(command)
+    return click.argument("inputs", metavar="INPUT [OUTPUT] | INPUT... --out-dir DIR", nargs=-1, required=True)(command)
+
+
+def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, quiet: bool) -> bool:
+    """Prints outcomes as they come, and what failed at the end; returns whether nothing did."""
+    failed: list[Outcome] = []
+    start, pixels = time.perf_counter(), 0
+    with_bar = total > 1 and sys.stderr is not None and sys.stderr.isatty() and not (quiet or verbose or as_json)
+    bar: Any = click.progressbar(length=total, show_pos=True, file=sys.stderr, item_show_func=str) if with_bar else nullcontext()
+    with bar:
+        for outcome in outcomes:
+            pixels += outcome.pixels
+            if with_bar:
+                bar.update(1, f"{pixels / 1e6 / (time.perf_counter() - start):.1f} MP/s")
+            if outcome.error:
+                failed.append(outcome)
+            _one(outcome, as_json, verbose, quiet)
+    for outcome in failed:
+        named = outcome.input in outcome.error or total == 1
+        click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
+    if failed and total > 1:
+        click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above; the others are done", err=True)
+    return not failed
+
+
+def _one(outcome: Outcome, as_json: bool, verbose: bool, quiet: bool) -> None:
+    if not quiet:
+        for notice in outcome.notices:
+            click.echo(f"vqcodec: {outcome.input} {notice}", err=True)
+    if as_json:
+        bpp = 8 * outcome.bytes / outcome.pixels if outcome.pixels else None
+        click.echo(json.dumps({**asdict(outcome), "bpp": bpp}))
+    if verbose and outcome.status == "done":
+        rate = f"{outcome.bytes} bytes, {8 * outcome.bytes / outcome.pixels:.4f} bpp, {outcome.seconds:.2f} s"
+        click.echo(f"{outcome.input} -> {outcome.output}: {outcome.width} x {outcome.height}, {rate}", err=True)
+    elif verbose and outcome.status == "skipped":
+        click.echo(f"{outcome.input} skipped: {outcome.output} exists", err=True)
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts of `codec.info` in words."""
+    known = f"{facts['model']} ({facts['model_id']})" if facts["model"] else f"{facts['model_id']} (not installed here)"
+    lines = [
+        f"size     {facts['width']} x {facts['height']}, {facts['channels']}",
+        f"quality  {facts['quality']:g}",
+        f"model    {known}",
+        f"format   version {facts['format_version']}",
+        f"bytes    {facts['bytes']} ({facts['bpp']:.4f} bpp)",
+    ]
+    for name, size in facts["sections"].items():
+        shape = (facts["codes"] or {}).get(name)
+        codes = f"   codes {' x '.join(map(str, shape))} (stages, rows, columns)" if shape else ""
+        lines.append(f"  {name:<7}{size:>8} bytes{facts['sections_bpp'][name]:>10.4f} bpp{codes}")
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""One input file to one output file, in either direction. Imports what is heavy when it is first needed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vqcodec import files
+
+if TYPE_CHECKING:
+    from vqcodec.transform import Image
+
+SUFFIX = ".vq"
+
+
+class Job(NamedTuple):
+    """An input and its output, as paths or "-"."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """How to compress: at a quality, or to a `goal` (a kind of `targets.KINDS` and its value)."""
+
+    quality: float = 50
+    goal: tuple[str, float] | None = None
+    keep_metadata: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class DecompressOptions:
+    """How to decompress: the number of levels, coarse to fine, and the format where the output's name has no suffix."""
+
+    levels: int = 3
+    suffix: str = ".png"
+    model: str | None = None
+
+
+Options = CompressOptions | DecompressOptions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: `status` is done, skipped or failed; `bytes` are those of the `.vq` file, whichever side it is."""
+
+    input: str
+    output: str
+    status: str
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    seconds: float = 0
+    notices: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the picture; 0 unless the job is done."""
+        return self.width * self.height
+
+
+def convert(job: Job, options: Options, force: bool) -> Outcome:
+    """Reads, converts and writes one file; raises a `VQCodecError` for whatever is wrong with it."""
+    start = time.perf_counter()
+    data = files.read(job.source)
+    if isinstance(options, CompressOptions):
+        written, image, notices = _compress(data, job, options)
+    else:
+        written, image, notices = _decompress(data, job, options)
+    files.write(job.target, written, force)
+    size = len(written if isinstance(options, CompressOptions) else data)
+    return Outcome(job.source, job.target, "done", size, image.shape[1], image.shape[0], time.perf_counter() - start, notices)
+
+
+def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
+    from vqcodec import codec, image, targets
+
+    model = options.model or "default"
+    pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata)
+    if options.goal:
+        return targets.compress_to(pixels, *options.goal, model, metadata), pixels, notices
+    return codec.compress(pixels, options.quality, model, metadata), pixels, notices
+
+
+def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
+    from vqcodec import codec, image
+
+    suffix = options.suffix if job.target == files.STREAM else Path(job.target).suffix or options.suffix
+    image.check_suffix(suffix)
+    pixels = codec.decompress(data, options.model, options.levels)
+    return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, ()
