@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import ImageCms
 
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import LEVELS, LevelConfig, ModelConfig, PriorConfig, TransformConfig
@@ -43,6 +44,16 @@ def load_image(path: Path) -> NDArray[np.uint8]:
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def swapped() -> bytes:
+    """An ICC profile whose red is sRGB's green and the other way round: a wrong conversion cannot pass for a right one."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data)
 
 
 def random_codes(rng: np.random.Generator, config: ModelConfig, height: int, width: int) -> Codes:

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, SHARED, load_image, noise, vqcodec
+from tests.support import GOLDEN, SHARED, load_image, noise, swapped, vqcodec
 from vqcodec import codec, image
 from vqcodec.container import Metadata
 from vqcodec.errors import ImageError, OutputError
@@ -22,16 +22,6 @@ SUITE = SHARED / "robust" / "pngsuite"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:title="Z\xc3\xbcrich"/></x:xmpmeta>'
-
-
-def swapped() -> bytes:
-    """An ICC profile whose red is sRGB's green and the other way round: a wrong conversion cannot pass for a right one."""
-    data = bytearray(SRGB)
-    count = int.from_bytes(data[128:132], "big")
-    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
-    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
-    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
-    return bytes(data)
 
 
 def encoded(picture: Pillow.Image, kind: str = "PNG", **options: Any) -> bytes:

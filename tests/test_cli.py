@@ -30,7 +30,7 @@ INFO_KEYS = [
     "sections_bpp",
     "codes",
 ]
-COMMANDS = ["compress", "decompress", "info", "train"]
+COMMANDS = ["compress", "decompress", "info", "compare", "train"]
 HEAVY = ("numpy", "onnxruntime", "PIL", "constriction", "safetensors", "torch")
 
 

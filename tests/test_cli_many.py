@@ -119,6 +119,8 @@ def test_two_inputs_with_one_output_are_refused_before_anything_is_done(album: P
         (["a", "b", "c"], 2, "--out-dir"),
         (["album", "--out-dir", "out"], 1, "--recursive"),
         (["-", "--out-dir", "out"], 1, "on its own"),
+        (["album/a.png", "album/sub/b.jpg", "--force"], 1, "--out-dir"),
+        (["empty", "-r"], 1, "no picture"),
         (["album/a.png", "--out-dir", "album/notes.txt"], 1, "notes.txt"),
         (["album/a.png", "-", "--json"], 2, "--json"),
         (["album/a.png", "-q", "5", "--target-bpp", "1"], 2, "not both"),
@@ -132,6 +134,7 @@ def test_two_inputs_with_one_output_are_refused_before_anything_is_done(album: P
     ],
 )
 def test_what_cannot_be_done(arguments: list[str], code: int, says: str, album: Path) -> None:
+    (album / "empty").mkdir()
     before = tree(album)
     result = vqcodec("compress", *arguments, "-m", MODEL, cwd=album)
     assert (result.returncode, result.stdout) == (code, b"")

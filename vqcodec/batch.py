@@ -32,8 +32,8 @@ class Policy:
 def plan(inputs: Sequence[str], options: Options, suffix: str, out_dir: str | None, recursive: bool) -> list[Job]:
     """The jobs for files and directories: outputs have `suffix` and lie below `out_dir`, or beside their inputs.
 
-    A directory's tree is mirrored below `out_dir`. Raises `ImageError` for a directory unless `recursive`, and
-    `OutputError` where two inputs have the same output.
+    A directory's tree is mirrored below `out_dir`. Raises `ImageError` where there is nothing to do, or for a directory
+    unless `recursive`, and `OutputError` where two inputs have the same output.
     """
     wanted = PICTURES if isinstance(options, CompressOptions) else {SUFFIX}
     jobs: dict[str, Job] = {}
@@ -43,6 +43,8 @@ def plan(inputs: Sequence[str], options: Options, suffix: str, out_dir: str | No
             if target in jobs:
                 raise OutputError(f"{jobs[target].source} and {path} would both become {target}; rename one, or use two directories")
             jobs[target] = Job(str(path), target)
+    if not jobs:
+        raise ImageError(f"no {'picture' if isinstance(options, CompressOptions) else SUFFIX + ' file'} lies below {' '.join(inputs)}")
     return list(jobs.values())
 
 

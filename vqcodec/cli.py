@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,7 +17,7 @@ import click
 from vqcodec import __version__, console, files
 from vqcodec.console import takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
-from vqcodec.errors import VQCodecError
+from vqcodec.errors import OutputError, VQCodecError
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -130,6 +131,8 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
     elif len(inputs) > 2:
         raise click.UsageError("several inputs need --out-dir DIR.")
     else:
+        if isinstance(chosen, CompressOptions) and Path(inputs[-1]).suffix.lower() in batch.PICTURES and len(inputs) > 1:
+            raise OutputError(f"{inputs[-1]} is named like a picture, not like a .vq file; to compress both, give --out-dir DIR")
         overwrite = policy.force or policy.skip_existing
         jobs = [Job(inputs[0], files.target(inputs[0], inputs[1] if len(inputs) > 1 else None, suffix, overwrite))]
     if options["as_json"] and any(job.target == files.STREAM for job in jobs):
@@ -149,12 +152,33 @@ def info(file: str, as_json: bool, model: str | None) -> None:
     from vqcodec import codec
 
     facts = codec.info(data, model)
-    if as_json:
-        import json
+    click.echo(json.dumps(facts) if as_json else console.describe(facts))
 
-        click.echo(json.dumps(facts))
-        return
-    click.echo(console.describe(facts))
+
+@main.command()
+@click.argument("original", metavar="ORIGINAL")
+@click.argument("compressed", metavar="COMPRESSED")
+@click.option("--picture", metavar="FILE", help="Write original, reconstruction and error map side by side.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@MODEL
+@FORCE
+@reports_errors
+def compare(original: str, compressed: str, picture: str | None, as_json: bool, model: str | None, force: bool) -> None:
+    """Compare a picture with its .vq file: bytes, bpp, MSE and PSNR.
+
+    COMPRESSED can also be a JPEG or WebP file, or whatever else Pillow opens. The error map shows errors eightfold.
+    """
+    target = files.target(original, picture, "", force) if picture else None
+    data = files.read(original), files.read(compressed)
+    from vqcodec import compare as comparing
+    from vqcodec import image
+
+    if target:
+        image.check_suffix(Path(target).suffix)
+    found = comparing.compare(*data, (original, compressed), model)
+    if target:
+        files.write(target, image.write(comparing.panel(found), Path(target).suffix), force)
+    click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
 @main.command()

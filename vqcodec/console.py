@@ -83,3 +83,10 @@ def describe(facts: dict[str, Any]) -> str:
         codes = f"   codes {' x '.join(map(str, shape))} (stages, rows, columns)" if shape else ""
         lines.append(f"  {name:<7}{size:>8} bytes{facts['sections_bpp'][name]:>10.4f} bpp{codes}")
     return "\n".join(lines)
+
+
+def describe_comparison(facts: dict[str, Any]) -> str:
+    """The facts of a comparison in words."""
+    psnr = "infinite: the same pixels" if facts["psnr"] is None else f"{facts['psnr']:.2f} dB"
+    alpha = f"\nalpha  {facts['alpha']}" if facts["alpha"] else ""
+    return f"bytes  {facts['bytes']} ({facts['bpp']:.4f} bpp)\nMSE    {facts['mse']:.2f}\nPSNR   {psnr}{alpha}"
