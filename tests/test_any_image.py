@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,32 @@ def test_profiles_are_applied() -> None:
     assert (found[:, :, 3] == 9).all()
 
 
+def gray_ink() -> bytes:
+    """An ICC profile for CMYK whose inks are all gray: full cyan has L* 50, which no conversion without the profile would give."""
+    corners = [(1 - min(1, cyan * 0.5 + magenta + yellow + black)) for cyan, magenta, yellow, black in product((0, 1), repeat=4)]
+    table = b"".join(struct.pack("3B", round(255 * lightness), 128, 128) for lightness in corners)
+    ramp = bytes(range(256))
+    matrix = struct.pack(">9i", *(65_536 if place % 4 == 0 else 0 for place in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + 4 * ramp + table + 3 * ramp
+    lut += bytes(-len(lut) % 4)
+    head = b"lcms" + bytes([2, 16, 0, 0]) + b"prtrCMYKLab " + bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63_190, 65_536, 54_061)
+    tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(lut))
+    body = head.ljust(124, b"\0") + tags + lut
+    return struct.pack(">I", len(body) + 4) + body
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_goes_through_its_profile(kind: str) -> None:
+    cyan = Pillow.new("CMYK", (16, 16), (255, 0, 0, 0))
+    options = {"quality": 100} if kind == "JPEG" else {}
+    for keep in (False, True):  # the profile is of no use once the pixels are RGB
+        found = read(cyan, kind, keep=keep, icc_profile=gray_ink(), **options)
+        assert found.pixels.shape == (16, 16, 3)
+        assert np.abs(found.pixels.astype(int) - 119).max() <= 3  # L* 50 in sRGB
+        assert found.metadata.icc == b""
+    assert np.abs(read(cyan, kind, **options).pixels.astype(int) - [0, 255, 255]).max() <= 3
+
+
 def test_lab_is_converted() -> None:
     """L* 100 is white and 0 black; Pillow itself cannot convert this mode."""
     for lightness, value in ((255, 255), (0, 0)):
@@ -201,17 +229,26 @@ def test_exif_of_an_upright_picture_is_kept_to_the_byte() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_metadata_comes_back(suffix: str, channels: int, tmp_path: Path) -> None:
+def test_metadata_comes_back(suffix: str, channels: int, model: Model) -> None:
     options = {"icc_profile": swapped()} if channels == 3 else {}
     picture = Pillow.fromarray(noise(9, 7)[:, :, :channels].squeeze())
-    picture.save(tmp_path / "a.jpg", exif=exif(Make="camera", Orientation=3), xmp=XMP, **options)
-    assert vqcodec("compress", "a.jpg", "-m", MODEL, "--keep-metadata", cwd=tmp_path).returncode == 0
-    assert vqcodec("decompress", "a.vq", f"b{suffix}", "-m", MODEL, cwd=tmp_path).returncode == 0
-    with Pillow.open(tmp_path / f"b{suffix}") as back:
+    found = read(picture, "JPEG", keep=True, exif=exif(Make="camera", Orientation=3), xmp=XMP, **options)
+    data = codec.compress(found.pixels, 50, model, found.metadata)
+    written = image.write(codec.decompress(data, model), suffix, codec.read_metadata(data))
+    with Pillow.open(io.BytesIO(written)) as back:
         assert back.getexif()[ExifTags.Base.Make] == "camera"
         assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1
         assert back.info.get("icc_profile") == options.get("icc_profile")
         assert b"Z\xc3\xbcrich" in back.info["xmp"]
+
+
+def test_metadata_on_the_command_line(tmp_path: Path) -> None:
+    Pillow.fromarray(noise(9, 7)).save(tmp_path / "a.jpg", exif=exif(Make="camera"))
+    for option, kept in (((), False), (("--keep-metadata",), True)):
+        assert vqcodec("compress", "a.jpg", "a.vq", "-f", *option, "-m", MODEL, cwd=tmp_path).returncode == 0
+        assert vqcodec("decompress", "a.vq", "b.webp", "-f", "-m", MODEL, cwd=tmp_path).returncode == 0
+        with Pillow.open(tmp_path / "b.webp") as back:
+            assert (ExifTags.Base.Make in back.getexif()) == kept
 
 
 def test_formats_without_profiles_get_srgb() -> None:
