@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -185,3 +187,26 @@ def test_progress_on_a_terminal(album: Path) -> None:
     assert result.returncode == 1
     assert "4/4" in shown
     assert "MP/s" in shown
+
+
+@pytest.mark.slow
+def test_many_small_pictures_are_ten_times_faster_than_a_process_each(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}.png").write_bytes(image.write(noise(64, 64, number)))
+    start = perf_counter()
+    assert vqcodec("compress", ".", "-r", "--out-dir", "out", "-m", MODEL, cwd=tmp_path).returncode == 0
+    together = (perf_counter() - start) / 200
+    start = perf_counter()
+    for number in range(10):
+        assert vqcodec("compress", f"{number}.png", "-m", MODEL, cwd=tmp_path).returncode == 0
+    assert (perf_counter() - start) / 10 > 10 * together
+
+
+@pytest.mark.skipif(shutil.which("file") is None, reason="needs the program file(1)")
+def test_the_magic_snippet(tmp_path: Path, model: Model) -> None:
+    command = ["file", "--brief", "-m", ROOT / "docs" / "vqcodec.magic"]
+    said = subprocess.run([*command, FILE], capture_output=True, check=True).stdout
+    assert said == b"vqcodec image data, version 1, 104 x 88\n"
+    (tmp_path / "a.vq").write_bytes(codec.compress(np.zeros((5, 9, 2), np.uint8), 50, model))
+    said = subprocess.run([*command, tmp_path / "a.vq"], capture_output=True, check=True).stdout
+    assert said == b"vqcodec image data, version 1, 9 x 5, gray, with alpha\n"

@@ -1,4 +1,4 @@
-"""The command line. Only this module prints and exits; each command imports what it needs when it runs."""
+"""The command line. Only this module exits, and only it and `console` print; each command imports what it needs when it runs."""
 
 from __future__ import annotations
 

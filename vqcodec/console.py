@@ -35,6 +35,7 @@ def takes_many(command: Callable[..., None]) -> Callable[..., None]:
 def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, quiet: bool) -> bool:
     """Prints outcomes as they come, and what failed at the end; returns whether nothing did."""
     failed: list[Outcome] = []
+    later: list[Outcome] = []
     start, pixels = time.perf_counter(), 0
     with_bar = total > 1 and sys.stderr is not None and sys.stderr.isatty() and not (quiet or verbose or as_json)
     bar: Any = click.progressbar(length=total, show_pos=True, file=sys.stderr, item_show_func=str) if with_bar else nullcontext()
@@ -45,7 +46,12 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
                 bar.update(1, f"{pixels / 1e6 / (time.perf_counter() - start):.1f} MP/s")
             if outcome.error:
                 failed.append(outcome)
-            _one(outcome, as_json, verbose, quiet)
+            if with_bar:
+                later.append(outcome)  # a line now would tear the bar
+            else:
+                _one(outcome, as_json, verbose, quiet)
+    for outcome in later:
+        _one(outcome, as_json, verbose, quiet)
     for outcome in failed:
         named = outcome.input in outcome.error or total == 1
         click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
