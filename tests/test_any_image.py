@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, ImageCms
+from PIL import ExifTags, ImageCms, features
 from PIL import Image as Pillow
 
 from tests.support import GOLDEN, SHARED, load_image, noise, swapped, vqcodec
@@ -108,6 +108,8 @@ def test_floats_and_deep_pixels_say_that_they_are_scaled() -> None:
     wide = read(Pillow.fromarray(np.array([[-1000, 0, 1000]], np.float32)), "TIFF")
     assert wide.pixels.tolist() == [[0, 128, 255]]
     assert "-1000..1000" in wide.notices[0]
+    below = read(Pillow.fromarray(np.array([[-3, -2, -1]], np.float32)), "TIFF")
+    assert below.pixels.tolist() == [[0, 128, 255]]
     flat = read(Pillow.fromarray(np.full((2, 2), 7, np.float32)), "TIFF")
     assert flat.pixels.tolist() == [[0, 0], [0, 0]]
     assert "8 bits" in read(Pillow.fromarray(np.array([[0, 65_535]], np.uint16))).notices[0]
@@ -192,6 +194,19 @@ def test_the_first_frame_of_an_animation(kind: str) -> None:
     assert found.notices == ("has 3 frames; only the first one is taken",)
 
 
+def test_the_extra_pictures_of_camera_files_are_no_animation() -> None:
+    frames = [Pillow.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    found = image.read_picture(data)
+    assert found.pixels.shape == (8, 8, 3)
+    assert found.notices == ()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif() -> None:
+    assert read(Pillow.new("RGBA", (16, 16), (9, 200, 9, 128)), "AVIF").pixels.shape == (16, 16, 4)
+
+
 def test_notices_are_printed_once_on_stderr(tmp_path: Path) -> None:
     Pillow.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "a.png")
     result = vqcodec("compress", "a.png", "-m", MODEL, cwd=tmp_path)
@@ -255,6 +270,27 @@ def test_formats_without_profiles_get_srgb() -> None:
     red = np.full((4, 4, 3), (250, 10, 10), np.uint8)
     written = image.write(red, ".bmp", Metadata(icc=swapped()))
     assert np.abs(image.read(written).astype(int) - [10, 250, 10]).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", sorted(image.FORMATS))
+@pytest.mark.parametrize(
+    "junk", [b"junk", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01\x0f", bytes(3_000), SRGB[:200], b"\xff" * 70_000]
+)
+def test_damaged_metadata_in_a_file_is_one_error_at_most(suffix: str, junk: bytes) -> None:
+    pixels = noise(8, 8)
+    for metadata in (
+        Metadata(icc=junk),
+        Metadata(exif=junk),
+        Metadata(xmp=junk),
+        Metadata(exif=junk, xmp=b"<x/>"),
+        Metadata(junk, junk, junk),
+    ):
+        try:
+            written = image.write(pixels, suffix, metadata)
+        except OutputError:
+            continue
+        assert image.read(written).shape == pixels.shape
+        assert image.read_picture(written, "it", keep_metadata=True).pixels.shape == pixels.shape
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".ppm"])

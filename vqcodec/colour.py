@@ -105,7 +105,7 @@ def _from_floats(values: NDArray[np.float32], name: str) -> tuple[Pillow.Image, 
     if low >= 0 and high <= 1:
         low, high, notice = 0.0, 1.0, "has floating-point pixels; 0..1 is scaled to 8 bits"
     else:
-        low = float(values.min())
+        low, high = float(values.min()), float(values.max())
         notice = f"has floating-point pixels; {low:g}..{high:g} is scaled to 8 bits"
     return Pillow.fromarray(
         ((values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))).round().clip(0, 255).astype(np.uint8)

@@ -88,7 +88,7 @@ def read_picture(data: bytes, name: str = "the input", keep_metadata: bool = Fal
                 if max(picture.size) > MAX_SIDE:
                     raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
                 found = _decode(picture, name, keep_metadata)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like") from error
@@ -176,12 +176,14 @@ def write(image: Image, suffix: str = SUFFIX_DEFAULT, metadata: Metadata = NO_ME
     picture = Pillow.fromarray(image)
     if kind in WITHOUT_ALPHA and picture.mode in ("LA", "RGBA"):
         raise OutputError(f"{kind} cannot hold the picture's transparency; use .png, .webp or .tif")
-    if kind in WITHOUT_METADATA:
-        picture, metadata = colour.to_srgb(picture, metadata.icc), NO_METADATA
     buffer = io.BytesIO()
     try:
+        if kind in WITHOUT_METADATA:
+            picture, metadata = colour.to_srgb(picture, metadata.icc), NO_METADATA
         picture.save(buffer, kind, **SAVE_OPTIONS.get(kind, {}), **_saved(metadata, kind))
-    except (OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged metadata Pillow's plugins raise whatever they stumble over
         raise OutputError(f"the picture cannot be written as {kind}: {error}; use .png") from error
     return buffer.getvalue()
 
