@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -58,7 +58,7 @@ def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outco
     threads = max(1, (os.cpu_count() or 1) // count)
     with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,)) as pool:
         try:
-            waiting = {pool.submit(attempt, job, options, policy): job for job in jobs}
+            waiting = {_submit(pool, job, options, policy): job for job in jobs}
             for future in as_completed(waiting):
                 try:
                     yield future.result()
@@ -67,6 +67,15 @@ def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outco
                     yield Outcome(*job, "failed", error=message)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job, options: Options, policy: Policy) -> Future[Outcome]:
+    try:
+        return pool.submit(attempt, job, options, policy)
+    except BrokenProcessPool as error:  # a worker ended while there are still jobs to hand out
+        failed: Future[Outcome] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def attempt(job: Job, options: Options, policy: Policy) -> Outcome:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from vqcodec import __version__, console, files
+from vqcodec.config import LEVELS
 from vqcodec.console import takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError, VQCodecError
@@ -22,7 +23,6 @@ from vqcodec.errors import OutputError, VQCodecError
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-LEVELS = ("top", "middle", "bottom")
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", "ppm")
 POSITIVE = click.FloatRange(0, min_open=True)
 P = ParamSpec("P")
@@ -106,7 +106,7 @@ def compress(quality: float | None, keep_metadata: bool, model: str | None, **op
 @main.command()
 @takes_many
 @click.option("--levels", type=click.Choice(LEVELS), default=LEVELS[-1], show_default=True, help="The finest level to decode.")
-@click.option("--format", "suffix", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Where OUTPUT has no suffix.")
+@click.option("--format", "suffix", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Where no OUTPUT says.")
 @MODEL
 @FORCE
 @reports_errors
