@@ -26,8 +26,8 @@ COLOURS = {
     "heic": "#4d4d4d",
 }
 LEVEL_COLOURS = ("#7a0c2e", "#c4204f", "#f0a3b5")
-GRAY = "#999999"  # published curves
-DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+GRAYS = ("#b0b0b0", "#707070")  # published curves, in turns, with the dashes
+DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), "-")
 
 
 def draw_all(summary: Summary) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def _rate_mse(summary: Summary) -> bytes:
     for axis in (axes.xaxis, axes.yaxis):
         _label_log(axis)
     axes.set_title("Lower and further left is better", loc="left", fontsize=9)
-    return _png(figure, axes)
+    return _png(figure)
 
 
 def _rate_psnr(summary: Summary) -> bytes:
@@ -61,7 +61,7 @@ def _rate_psnr(summary: Summary) -> bytes:
         published.setdefault(point.codec, []).append((point.bpp, point.psnr))
     _published(axes, summary, published)
     axes.set_title("Higher and further left is better", loc="left", fontsize=9)
-    return _png(figure, axes)
+    return _png(figure)
 
 
 def _rate_ms_ssim(summary: Summary) -> bytes:
@@ -74,7 +74,7 @@ def _rate_ms_ssim(summary: Summary) -> bytes:
             published.setdefault(point.codec, []).append((point.bpp, _decibel(point.ms_ssim)))
     _published(axes, summary, published)
     axes.set_title("Higher and further left is better", loc="left", fontsize=9)
-    return _png(figure, axes)
+    return _png(figure)
 
 
 def _decibel(similarity: float | None) -> float:
@@ -96,7 +96,7 @@ def _speed(summary: Summary) -> bytes:
     _label_log(axes.xaxis)
     axes.margins(x=0.25)
     axes.grid(visible=False, axis="y")
-    return _png(figure, axes, legend=False)
+    return _png(figure, legend=False)
 
 
 def _levels(summary: Summary) -> bytes:
@@ -111,7 +111,7 @@ def _levels(summary: Summary) -> bytes:
     axes.set_xticks(range(len(points)), [f"{point.setting:g}\n{point.bpp:.3f} bpp" for point in points])
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside upper right", ncols=len(LEVELS), frameon=False, fontsize=8)
-    return _png(figure, axes, legend=False)
+    return _png(figure, legend=False)
 
 
 def _label_log(axis: Axis) -> None:
@@ -156,7 +156,7 @@ def _published(axes: Axes, summary: Summary, curves: dict[str, list[tuple[float,
             [p[0] for p in shown],
             [p[1] for p in shown],
             linestyle=DASHES[index % len(DASHES)],
-            color=GRAY,
+            color=GRAYS[index % 2],
             linewidth=1.2,
             label=name,
             zorder=1,
@@ -164,12 +164,12 @@ def _published(axes: Axes, summary: Summary, curves: dict[str, list[tuple[float,
 
 
 def _colour(codec: str) -> str:
-    return COLOURS.get(codec, GRAY)
+    return COLOURS[codec]
 
 
-def _png(figure: Figure, axes: Axes, *, legend: bool = True) -> bytes:
+def _png(figure: Figure, *, legend: bool = True) -> bytes:
     if legend:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from collections.abc import Iterable
 from html import escape
@@ -10,14 +11,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+from PIL import Image as Pillow
+
 from vqcodec import image
 from vqcodec.bench.crops import Shown, levels, side_by_side
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.bench.plots import draw_all
 from vqcodec.bench.summary import BDRate, Point, Summary
+from vqcodec.transform import Image
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PICTURES = 3  # shown side by side
+WIDEST = 640  # pixels
 RATE = 0.2  # bits per pixel: the crops are at the setting of ours that is nearest to it
 CAPTIONS = {
     "bpp-psnr.png": "PSNR; gray lines are published figures.",
@@ -47,7 +53,7 @@ def write_report(out: Path, head: dict[str, Any], summary: Summary, coders: list
         title=f"vqcodec on {escape(str(head['dataset']))}",
         lead=lead(head, summary),
         curves=figures(plots, CURVES),
-        rates=table(("against", "BD-rate", "from", "to", ""), map(rate_cells, summary.rates)),
+        rates=table(("against", "BD-rate", "from", "to"), map(rate_cells, summary.rates)),
         wipes="".join(wipes),
         levels="".join(progress),
         charts=figures(plots, CHARTS),
@@ -77,43 +83,49 @@ def lead(head: dict[str, Any], summary: Summary) -> str:
 
 def wipe(name: str, shown: list[Shown]) -> str:
     """Two crops over one another with a slider between them, and two lists to choose them from."""
-    captions = [caption(part) for part in shown]
     peers = [index for index, part in enumerate(shown) if index and not part.label.startswith(OURS)]
     best = max(peers, key=lambda index: (shown[index].equal, shown[index].psnr), default=0)
     ours = next(index for index, part in enumerate(shown) if part.label.startswith(OURS))
     store = "".join(
-        f'<img src="{inline(image.write(part.crop, ".webp"), "webp")}" alt="{escape(label)}">'
-        for part, label in zip(shown, captions, strict=True)
+        f'<img src="{inline(image.write(part.crop, ".webp"), "webp")}" alt="{escape(name)}, {part.label}" data-figures="{caption(part)}">'
+        for part in shown
     )
     return (
         f'<figure class="pair"><div class="wipe"><img class="under" alt=""><img class="over" alt="">'
         f'<input type="range" min="0" max="100" value="50" step="0.1" aria-label="where they meet"><div class="bar"></div></div>'
-        f'<div class="choose">{select(captions, best, "left")}{select(captions, ours, "right")}</div>'
+        f'<div class="choose">{select(shown, best, "left")}{select(shown, ours, "right")}</div>'
         f'<figcaption>{escape(name)}</figcaption><div class="store">{store}</div></figure>'
     )
 
 
-def select(captions: list[str], chosen: int, side: str) -> str:
+def select(shown: list[Shown], chosen: int, side: str) -> str:
     """A list of all crops."""
-    options = (f'<option value="{i}"{" selected" if i == chosen else ""}>{escape(label)}</option>' for i, label in enumerate(captions))
-    return f'<select aria-label="{side}">{"".join(options)}</select>'
+    options = (f'<option value="{i}"{" selected" if i == chosen else ""}>{escape(part.label)}</option>' for i, part in enumerate(shown))
+    return f'<label><select aria-label="{side}">{"".join(options)}</select><span></span></label>'
 
 
 def caption(part: Shown) -> str:
-    """A crop's codec, rate and PSNR."""
-    if part.label == "original":
-        return part.label
-    return f"{part.label}: {part.bpp:.3f} bpp{'' if part.equal else ' (comes no nearer)'}, {part.psnr:.2f} dB"
+    """A crop's rate and PSNR."""
+    if math.isinf(part.psnr):
+        return "as it came"
+    return f"{part.bpp:.3f} bpp{'' if part.equal else ' (comes no nearer)'}, {part.psnr:.2f} dB"
 
 
 def three_levels(name: str, shown: list[Shown]) -> str:
     """The picture after each level."""
     parts = "".join(
-        f'<figure><img src="{inline(image.write(part.crop, ".webp"), "webp")}" alt="{escape(name)}, {part.label}">'
+        f'<figure><img src="{inline(image.write(reduced(part.crop), ".webp"), "webp")}" alt="{escape(name)}, {part.label}">'
         f"<figcaption>{part.label}: {part.bpp:.3f} bpp, {part.psnr:.2f} dB</figcaption></figure>"
         for part in shown
     )
     return f'<div class="three">{parts}</div>'
+
+
+def reduced(pixels: Image) -> Image:
+    """A picture of at most `WIDEST` pixels a side: three stand beside one another."""
+    picture = Pillow.fromarray(pixels)
+    picture.thumbnail((WIDEST, WIDEST), Pillow.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def figures(plots: dict[str, bytes], names: Iterable[str]) -> str:
@@ -164,15 +176,10 @@ def point_cells(point: Point) -> list[str]:
 def rate_cells(rate: BDRate) -> list[str]:
     """A line of the BD-rate table."""
     if rate.percent is None:
-        return [text(rate.anchor), "<td></td>", "<td></td>", "<td></td>", text(rate.remark)]
+        return [text(rate.anchor), f'<td class="text" colspan="3">{escape(rate.remark)}</td>']
     kind = "good" if rate.percent < 0 else "bad"
-    return [
-        text(rate.anchor),
-        f'<td class="{kind}">{rate.percent:+.1f} %</td>',
-        f"<td>{rate.low:.2f} dB</td>",
-        f"<td>{rate.high:.2f} dB</td>",
-        "<td></td>",
-    ]
+    bounds = [f"<td>{bound:.2f} dB</td>" for bound in (rate.low, rate.high)]
+    return [text(rate.anchor), f'<td class="{kind}">{rate.percent:+.1f} %</td>', *bounds]
 
 
 def sources(summary: Summary) -> str:
