@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from vqcodec.cli import main
 from vqcodec.errors import BenchError
 
 MODEL = str(GOLDEN / "model")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PLOTS = {"bpp-mse.png", "bpp-psnr.png", "speed.png", "levels.png"}
 
 
@@ -242,6 +245,20 @@ def test_what_cannot_be_done_is_said_before_any_work(
     assert message in result.output
     assert len(result.output.splitlines()) == 1
     assert not Path("bench-report").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+def test_a_browser_shows_the_page(dataset: Path, tmp_path: Path) -> None:
+    """The script has run: both pictures of each pair stand there with their figures, and every picture has a size."""
+    measured(plan(dataset))
+    page = tmp_path / "out" / "index.html"
+    report = "document.title = [...document.images].filter(image => !image.naturalWidth && !image.closest('.store')).length + ' missing'"
+    page.write_text(page.read_text(encoding="utf-8").replace("</html>", f"<script>onload = () => {{ {report} }}</script></html>"))
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert "<title>0 missing</title>" in shown
+    assert len(re.findall(r"</select><span>[\d.]+ bpp[^<]*, [\d.]+ dB</span>", shown)) == 4
 
 
 def test_settings_are_parsed() -> None:
