@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,30 @@ def test_several_processes_give_the_same_rows(dataset: Path, tmp_path: Path) -> 
         return {(row.key, row.bytes, row.mse) for row in rows}
 
     assert facts(measured(plan(dataset))[0]) == facts(measured(plan(dataset, out=tmp_path / "two", jobs=2))[0])
+
+
+def test_peers_alone_and_a_report_among_the_pictures(dataset: Path) -> None:
+    """Without vqcodec there is nothing to compare, but a report; its plots, below the dataset here, are no pictures."""
+    asked = plan(dataset, out=dataset / "report", codecs=("jpeg",), settings={"jpeg": (10.0, 40.0)}, model="nothing")
+    rows, failures, _ = measured(asked)
+    assert measured(replace(asked, resume=True)) == (rows, failures, ["4 rows are there already"])
+    assert {row.image for row in rows} == {"cat.png", "more/cup, hot.png"}
+    assert {path.name for path in asked.out.iterdir()} == PLOTS - {"levels.png"} | {"rows.csv", "results.json", "index.html"}
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_process_that_dies_is_an_error_and_not_a_crash(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object, **__: object): ...
+
+        def submit(self, *_: object) -> object:
+            raise BrokenProcessPool
+
+        def shutdown(self, *, cancel_futures: bool) -> None: ...
+
+    monkeypatch.setattr(work, "ProcessPoolExecutor", Broken)
+    with pytest.raises(BenchError, match=r"a process died.*--resume"):
+        measured(plan(dataset, jobs=2))
 
 
 def test_a_corrupt_picture_is_reported_and_skipped(dataset: Path, tmp_path: Path) -> None:

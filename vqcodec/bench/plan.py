@@ -55,12 +55,15 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
     return found
 
 
-def find_pictures(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` that has the suffix of a picture, by its path inside; raises `BenchError` for none."""
+def find_pictures(folder: Path, out: Path) -> dict[str, Path]:
+    """Every file below `folder` that has the suffix of a picture, by its path inside; raises `BenchError` for none.
+
+    What lies below `out` is left out: an earlier report's plots are no photographs.
+    """
     if not folder.is_dir():
         raise BenchError(f"{folder} is no folder; give a folder of pictures")
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
-    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    found = {path.relative_to(folder).as_posix(): path for path in paths if out.resolve() not in path.resolve().parents}
     if not found:
         raise BenchError(f"there are no pictures below {folder} ({' '.join(FORMATS)})")
     return dict(sorted(found.items()))

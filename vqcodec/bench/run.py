@@ -25,7 +25,7 @@ def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
 
     Raises `BenchError` for a plan that cannot be carried out.
     """
-    pictures = find_pictures(plan.dataset)
+    pictures = find_pictures(plan.dataset, plan.out)
     reference = read_reference(plan.reference) if plan.reference else []
     coders = _open_all(plan, tell)
     head = describe() | {"dataset": plan.dataset.resolve().name, "codecs": {c.name: _words(c) for c in coders}}
@@ -44,7 +44,7 @@ def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
 def _report(plan: Plan, head: dict[str, Any], summary: Summary, coders: list[Coder]) -> None:
     if not summary.points:
         raise BenchError("no picture went through every codec, so there is nothing to report; the messages above say why")
-    shown = find_pictures(plan.pictures) if plan.pictures else {name: plan.dataset / name for name in summary.images}
+    shown = find_pictures(plan.pictures, plan.out) if plan.pictures else {name: plan.dataset / name for name in summary.images}
     write_report(plan.out, head, summary, coders, plan.model, shown)
 
 

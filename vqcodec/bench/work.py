@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -16,7 +17,7 @@ from pathlib import Path
 from vqcodec import image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
-from vqcodec.errors import ImageError, VQCodecError
+from vqcodec.errors import BenchError, ImageError, VQCodecError
 from vqcodec.transform import Image
 
 
@@ -41,6 +42,8 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[Row | str]:
     try:
         for future in as_completed([pool.submit(work, task) for task in tasks]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise BenchError("a process died, perhaps for want of memory; continue with --resume and fewer --jobs") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
