@@ -157,7 +157,7 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 @click.argument("dataset", metavar="DATASET", type=click.Path(path_type=Path))
 @click.option("--codecs", default="vqcodec,jpeg,webp,avif,jpeg2000,jxl,heic", show_default=True, help="What to compare, by commas.")
 @click.option("--qualities", multiple=True, metavar="[CODEC=]N,N,...", help="Settings of vqcodec, or of CODEC; can be repeated.")
-@click.option("--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
+@click.option("-m", "--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="bench-report", show_default=True, metavar="REPORT_DIR", help="Folder for it all."
 )
