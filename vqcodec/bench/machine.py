@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("vqcodec", "numpy", "pillow", "onnxruntime", "constriction", "imagecodecs", "pillow-heif", "bjontegaard", "scipy")
+from vqcodec import __version__
+
+PACKAGES = ("numpy", "pillow", "onnxruntime", "constriction", "imagecodecs", "pillow-heif", "bjontegaard", "scipy")
 
 
 def describe() -> dict[str, Any]:
@@ -23,7 +25,7 @@ def describe() -> dict[str, Any]:
             "system": platform.platform(),
             "python": platform.python_version(),
         },
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"vqcodec": __version__} | {name: _version(name) for name in PACKAGES},
         "commit": commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

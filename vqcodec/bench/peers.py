@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import features
 
-from vqcodec import codec
+from vqcodec import __version__, codec
 from vqcodec.errors import BenchError, MissingLibraryError
 from vqcodec.image import read
 from vqcodec.model import load_model
@@ -74,7 +74,7 @@ def _vqcodec(model: str) -> Coder:
         return codec.decompress(data, opened)
 
     fixed = f"model {opened.name} ({opened.id.hex()})"
-    library = f"vqcodec {version('vqcodec')}"
+    library = f"vqcodec {__version__}"
     return Coder(OURS, library, "quality", fixed, (0, 20, 40, 60, 80, 100), (0, 100), False, compress, decompress)
 
 
