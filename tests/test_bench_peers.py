@@ -116,6 +116,8 @@ def test_peers_agree_with_an_independent_measurement(name: str) -> None:
     with (ROOT / "bench" / "reference" / "peers_kodak.csv").open(encoding="utf-8") as file:
         expected = next(row for row in csv.DictReader(file) if row["codec"] == name)
     coder, setting = open_coder(name, MODEL), float(expected["setting"])
+    if name == "jxl" and not coder.library.startswith("libjxl 0.11."):
+        pytest.skip(f"measured with libjxl 0.11, here is {coder.library}, whose distances mean other rates")
     rates, errors, similarities = [], [], []
     for path in sorted(KODAK.glob("kodim*.png")):
         pixels = load_image(path)
