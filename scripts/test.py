@@ -9,7 +9,7 @@ import sys
 
 import environment
 
-python = environment.make(".venv-test", "--editable", ".[train,dev]")
+python = environment.make(".venv-test", "--editable", ".[train,bench,dev]")
 environment.run(python, "-m", "ruff", "check", ".")
 environment.run(python, "-m", "ruff", "format", "--check", ".")
 environment.run(python, "-m", "mypy")

@@ -59,3 +59,11 @@ class WrongModelError(ModelError):
 
 class TrainingError(VQCodecError):
     """Training cannot start: no usable images, or a checkpoint that does not fit."""
+
+
+class BenchError(VQCodecError):
+    """A bench cannot run as it was asked for."""
+
+
+class MissingLibraryError(BenchError):
+    """A peer's library is not installed; the bench goes on without that peer."""

@@ -1,0 +1,291 @@
+"""`vqcodec bench` as a real program: its rows equal what the command line produces; resume, damage, what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("matplotlib", reason="needs the extra bench")
+
+from tests.support import GOLDEN, IMAGES, ROOT, load_image, run_python, vqcodec
+from vqcodec import image, metrics
+from vqcodec.bench import run, work
+from vqcodec.bench.peers import open_coder
+from vqcodec.bench.plan import Plan, parse_settings
+from vqcodec.bench.rows import Row, read_file
+from vqcodec.cli import main
+from vqcodec.errors import BenchError
+
+MODEL = str(GOLDEN / "model")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+PLOTS = {"bpp-mse.png", "bpp-psnr.png", "speed.png", "levels.png"}
+
+
+class Bar:
+    """Stands for click's progress bar; raises KeyboardInterrupt after `patience` rows."""
+
+    def __init__(self, patience: int = 10**6):
+        self.patience = patience
+
+    @contextlib.contextmanager
+    def __call__(self, length: int) -> Iterator[Bar]:
+        self.length = length
+        yield self
+
+    def update(self, _: int) -> None:
+        self.patience -= 1
+        if not self.patience:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two small pictures, one of them in a folder, and a file that is none."""
+    folder = tmp_path / "set"
+    (folder / "more").mkdir(parents=True)
+    (folder / "cat.png").write_bytes(image.write(load_image(IMAGES / "chelsea.png")[100:164, 100:196]))
+    (folder / "more" / "cup, hot.png").write_bytes(image.write(load_image(IMAGES / "coffee.png")[100:196, 200:264]))
+    (folder / "README.md").write_text("no picture")
+    return folder
+
+
+def plan(dataset: Path, **changes: object) -> Plan:
+    settings = {"vqcodec": (0.0, 62.5), "jpeg": (10.0, 40.0)}
+    return Plan(
+        **{"dataset": dataset, "out": dataset.parent / "out", "codecs": ("vqcodec", "jpeg"), "settings": settings, "model": MODEL} | changes
+    )
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out plots and page, which take most of the time."""
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+
+
+def measured(asked: Plan, bar: Bar | None = None) -> tuple[list[Row], list[str], list[str]]:
+    """Rows, failures and what was told."""
+    told: list[str] = []
+    failures = run.bench(asked, told.append, bar or Bar())
+    return read_file(asked.table)[1], failures, told
+
+
+def test_rows_equal_what_the_command_line_produces(dataset: Path, tmp_path: Path) -> None:
+    options = [
+        "--codecs",
+        "jpeg,vqcodec",
+        "--qualities",
+        "62.5",
+        "--qualities",
+        "jpeg=10,40",
+        "--model",
+        MODEL,
+        "--out",
+        tmp_path / "out",
+    ]
+    result = vqcodec("bench", dataset, *options, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, b""), result.stderr
+    head, rows = read_file(tmp_path / "out" / "rows.csv")
+    assert {row.key for row in rows} == {
+        (codec, setting, name)
+        for codec, settings in (("vqcodec", (62.5,)), ("jpeg", (10, 40)))
+        for setting in settings
+        for name in ("cat.png", "more/cup, hot.png")
+    }
+    assert set(head) == {"machine", "versions", "commit", "started", "dataset", "codecs"}
+    assert (head["dataset"], head["codecs"]["jpeg"]["fixed"]) == ("set", "optimised, progressive, 4:2:0")
+    for row in (row for row in rows if row.codec == "vqcodec"):
+        original = load_image(dataset / row.image)
+        assert vqcodec("compress", dataset / row.image, "a.vq", "-f", "-q", str(row.setting), "-m", MODEL, cwd=tmp_path).returncode == 0
+        assert vqcodec("decompress", "a.vq", "a.png", "-f", "-m", MODEL, cwd=tmp_path).returncode == 0
+        data = (tmp_path / "a.vq").read_bytes()
+        facts = json.loads(vqcodec("info", "a.vq", "--json", "-m", MODEL, cwd=tmp_path).stdout)
+        assert data == open_coder("vqcodec", MODEL).compress(original, row.setting)
+        assert (row.bytes, row.bpp, row.level_bytes) == (len(data), facts["bpp"], tuple(facts["sections"].values()))
+        assert row.mse == pytest.approx(metrics.mse(original, load_image(tmp_path / "a.png")), rel=1e-3)
+        assert (row.process_encode_s is not None) == (row.image == "cat.png")
+
+
+def test_what_is_written(dataset: Path, tmp_path: Path) -> None:
+    rows, failures, told = measured(plan(dataset, json=tmp_path / "results.json", reference=ROOT / "bench" / "reference" / "kodak.csv"))
+    assert (failures, told) == ([], [])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PLOTS | {"rows.csv", "index.html"}
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["bytes"], row["mse"]) for row in content["rows"]] == [(row.bytes, row.mse) for row in rows]
+    assert {rate["anchor"] for rate in content["summary"]["rates"]} >= {"jpeg", "VTM (VVC)"}
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r"\$\{?\w+", page)
+    assert set(re.findall(r'src="([^":,]{1,40})', page)) == {"data"}  # nothing is loaded from anywhere
+    assert not re.search(r"""(?:href|url|@import)\s*[=(]""", page)
+    assert page.count('class="pair"') == 2
+    assert page.count("<option") == 2 * 2 * 3  # two pictures, two lists, original and two codecs
+    assert "more/cup, hot.png" in page
+    assert str(tmp_path) not in page + json.dumps(content["head"])
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_interrupt_keeps_rows_and_resume_continues(dataset: Path) -> None:
+    asked = plan(dataset)
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run.bench(asked, told.append, Bar(patience=3))
+    assert "3 new rows are kept" in told[-1]
+    kept = read_file(asked.table)[1]
+    assert len(kept) == 3
+    with asked.table.open("a") as file:
+        file.write("jpeg,10.0,more/cu")  # a row that an interrupt cut short
+    with pytest.raises(BenchError, match="exists; continue it with --resume"):
+        measured(asked)
+    bar = Bar()
+    rows, failures, told = measured(plan(dataset, resume=True), bar)
+    assert (bar.length, failures, told) == (5, [], ["3 rows are there already"])
+    assert rows[:3] == kept
+    assert len({row.key for row in rows}) == len(rows) == 8
+    again = Bar()
+    assert measured(plan(dataset, resume=True), again)[0] == rows
+    assert again.length == 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_resume_refuses_rows_of_another_model(dataset: Path) -> None:
+    measured(plan(dataset))
+    table = plan(dataset).table
+    table.write_text(re.sub(r"model golden \(\w+\)", "model golden (000000000000)", table.read_text()))
+    with pytest.raises(BenchError, match="measured with other vqcodec"):
+        measured(plan(dataset, resume=True))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_several_processes_give_the_same_rows(dataset: Path, tmp_path: Path) -> None:
+    def facts(rows: list[Row]) -> set[tuple[object, ...]]:
+        return {(row.key, row.bytes, row.mse) for row in rows}
+
+    assert facts(measured(plan(dataset))[0]) == facts(measured(plan(dataset, out=tmp_path / "two", jobs=2))[0])
+
+
+def test_peers_alone_and_a_report_among_the_pictures(dataset: Path) -> None:
+    """Without vqcodec there is nothing to compare, but a report; its plots, below the dataset here, are no pictures."""
+    asked = plan(dataset, out=dataset / "report", codecs=("jpeg",), settings={"jpeg": (10.0, 40.0)}, model="nothing")
+    rows, failures, _ = measured(asked)
+    assert measured(replace(asked, resume=True)) == (rows, failures, ["4 rows are there already"])
+    assert {row.image for row in rows} == {"cat.png", "more/cup, hot.png"}
+    assert {path.name for path in asked.out.iterdir()} == PLOTS - {"levels.png"} | {"rows.csv", "results.json", "index.html"}
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_process_that_dies_is_an_error_and_not_a_crash(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object, **__: object): ...
+
+        def submit(self, *_: object) -> object:
+            raise BrokenProcessPool
+
+        def shutdown(self, *, cancel_futures: bool) -> None: ...
+
+    monkeypatch.setattr(work, "ProcessPoolExecutor", Broken)
+    with pytest.raises(BenchError, match=r"a process died.*--resume"):
+        measured(plan(dataset, jobs=2))
+
+
+def test_a_corrupt_picture_is_reported_and_skipped(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "bad.png").write_bytes((dataset / "cat.png").read_bytes()[:200])
+    out = tmp_path / "out"
+    result = vqcodec("bench", dataset, "--codecs", "vqcodec,jpeg", "--qualities", "50", "--model", MODEL, "--out", out, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count(b"bad.png") == 1
+    assert b"Traceback" not in result.stderr
+    _, rows = read_file(out / "rows.csv")
+    assert {row.image for row in rows} == {"cat.png", "more/cup, hot.png"}
+    content = json.loads((out / "results.json").read_text())
+    assert ["bad.png" in failure for failure in content["failures"]] == [True]
+    assert content["summary"]["images"] == ["cat.png", "more/cup, hot.png"]
+    assert (out / "index.html").exists()
+
+
+def test_a_peer_that_stumbles_is_reported_and_its_picture_left_out(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object, **__: object) -> bytes:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(
+        "vqcodec.bench.peers._save", lambda *a, **k: stumble() if np.asarray(a[1]).shape[0] > 64 else image.write(a[1], ".jpg")
+    )
+    work._opened.cache_clear()  # codecs that an earlier test opened
+    rows, failures, _ = measured(plan(dataset))
+    work._opened.cache_clear()
+    assert failures == [f"jpeg fails at {quality} on more/cup, hot.png: out of order" for quality in (10, 40)]
+    assert len(rows) == 6
+    content = json.loads((dataset.parent / "out" / "results.json").read_text())
+    assert content["summary"]["left_out"] == ["more/cup, hot.png"]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_peer_without_its_library_is_named_and_skipped(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    rows, failures, told = measured(plan(dataset, codecs=("vqcodec", "heic", "jpeg")))
+    assert [line.split(":")[0] for line in told] == ["heic is skipped"]
+    assert failures == []
+    assert {row.codec for row in rows} == {"vqcodec", "jpeg"}
+
+
+def test_without_the_extra_the_command_says_what_to_install(dataset: Path, tmp_path: Path) -> None:
+    script = f"import sys\nsys.modules['matplotlib'] = None\nfrom vqcodec.cli import main\nmain(['bench', {str(dataset)!r}])"
+    result = run_python("-c", script, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.decode().splitlines() == ["vqcodec: the bench needs matplotlib; install the extra: pip install 'vqcodec[bench]'"]
+    assert not (tmp_path / "bench-report").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no folder"),
+        (["empty"], "no pictures"),
+        (["set", "--codecs", "gif"], "no codec 'gif'"),
+        (["set", "--codecs", ","], "no codec is left"),
+        (["set", "--codecs", "jpeg", "--qualities", "jpeg=high"], "no list of settings"),
+        (["set", "--codecs", "jpeg", "--qualities", "jpeg=nan"], "no finite number"),
+        (["set", "--codecs", "jpeg", "--qualities", "jpeg=5.5"], "takes whole numbers from 1 to 95"),
+        (["set", "--codecs", "jpeg", "--qualities", "webp=5"], "settings for webp"),
+        (["set", "--model", "nothing"], "no model 'nothing'"),
+        (["set", "--reference", "nothing.csv"], "no table of published points"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(
+    dataset: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dataset.parent)
+    Path("empty").mkdir()
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    assert result.exit_code == 1
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+    assert not Path("bench-report").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+def test_a_browser_shows_the_page(dataset: Path, tmp_path: Path) -> None:
+    """The script has run: both pictures of each pair stand there with their figures, and every picture has a size."""
+    measured(plan(dataset))
+    page = tmp_path / "out" / "index.html"
+    report = "document.title = [...document.images].filter(image => !image.naturalWidth && !image.closest('.store')).length + ' missing'"
+    page.write_text(page.read_text(encoding="utf-8").replace("</html>", f"<script>onload = () => {{ {report} }}</script></html>"))
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert "<title>0 missing</title>" in shown
+    assert len(re.findall(r"</select><span>[\d.]+ bpp[^<]*, [\d.]+ dB</span>", shown)) == 4
+
+
+def test_settings_are_parsed() -> None:
+    assert parse_settings(("0,50,50", "jpeg=5,10")) == {"vqcodec": (0.0, 50.0), "jpeg": (5.0, 10.0)}

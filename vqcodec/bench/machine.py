@@ -1,0 +1,57 @@
+"""What a table of measurements must say about itself: machine, versions and commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vqcodec import __version__
+
+PACKAGES = ("numpy", "pillow", "onnxruntime", "constriction", "imagecodecs", "pillow-heif", "bjontegaard", "scipy")
+
+
+def describe() -> dict[str, Any]:
+    """The head of a table. A package that is not installed has the version None."""
+    return {
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {"vqcodec": __version__} | {name: _version(name) for name in PACKAGES},
+        "commit": commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's name as its maker writes it, where the system tells."""
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The checkout's commit, with `-dirty` where files differ from it; None for an installed package."""
+    git, folder = shutil.which("git"), Path(__file__).parent.parent.parent
+    if git is None or not (folder / ".git").exists():
+        return None
+    done = subprocess.run([git, "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

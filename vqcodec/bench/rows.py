@@ -1,0 +1,162 @@
+"""One measurement: a codec at a setting on a picture, as a row; and the file that keeps rows as they finish.
+
+The file is CSV with a head of comment lines, each `# key: JSON`, so that a table never travels without its machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from vqcodec import codec, metrics
+from vqcodec.bench.msssim import ms_ssim
+from vqcodec.bench.peers import OURS, Coder
+from vqcodec.errors import BenchError
+from vqcodec.transform import Image
+
+MARK = "# "  # begins a line of the head
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. Times are in seconds; what does not apply is None.
+
+    `encode_s` and `decode_s` are warm, in process; `process_*` are whole runs of our own command. PSNR is infinite for MSE 0.
+    """
+
+    codec: str
+    setting: float
+    image: str  # path inside the dataset
+    width: int
+    height: int
+    bytes: int
+    bpp: float
+    mse: float
+    psnr: float
+    ms_ssim: float | None
+    encode_s: float
+    decode_s: float
+    process_encode_s: float | None = None
+    process_decode_s: float | None = None
+    top_bytes: int | None = None
+    middle_bytes: int | None = None
+    bottom_bytes: int | None = None
+
+    @property
+    def key(self) -> tuple[str, float, str]:
+        """What a row measures."""
+        return self.codec, self.setting, self.image
+
+    @property
+    def level_bytes(self) -> tuple[int, int, int] | None:
+        """Bytes of top, middle and bottom."""
+        if self.top_bytes is None or self.middle_bytes is None or self.bottom_bytes is None:
+            return None
+        return self.top_bytes, self.middle_bytes, self.bottom_bytes
+
+
+COLUMNS = [field.name for field in fields(Row)]
+TEXTS, INTEGERS = {"codec", "image"}, {"width", "height", "bytes", "top_bytes", "middle_bytes", "bottom_bytes"}
+
+
+def measure(coder: Coder, setting: float, pixels: Image, name: str) -> Row:
+    """Compresses and decompresses one picture uint8 (H, W, 3), which has this name in the dataset."""
+    height, width = pixels.shape[:2]
+    start = perf_counter()
+    data = coder.compress(pixels, setting)
+    middle = perf_counter()
+    restored = coder.decompress(data)
+    end = perf_counter()
+    error = metrics.mse(pixels, restored)
+    return Row(
+        codec=coder.name,
+        setting=setting,
+        image=name,
+        width=width,
+        height=height,
+        bytes=len(data),
+        bpp=metrics.bpp(len(data), height, width),
+        mse=error,
+        psnr=metrics.psnr(error),
+        ms_ssim=ms_ssim(pixels, restored),
+        encode_s=round(middle - start, 6),
+        decode_s=round(end - middle, 6),
+        **({f"{level}_bytes": size for level, size in level_sizes(data).items()} if coder.name == OURS else {}),
+    )
+
+
+def level_sizes(data: bytes) -> dict[str, int]:
+    """Bytes of each level's section with its head; the file's header is in none of them."""
+    return dict(codec.info(data)["sections"])
+
+
+def time_command(setting: float, path: Path, model: str, expected: int) -> tuple[float, float]:
+    """Seconds of `vqcodec compress` and `vqcodec decompress` as whole processes.
+
+    Raises `BenchError` where the command fails, or its file has not the `expected` number of bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="vqcodec-bench-") as folder:
+        packed, restored = Path(folder, "a.vq"), Path(folder, "a.png")
+        encode_s = _time("compress", str(path), str(packed), "-q", repr(setting), "-m", model)
+        decode_s = _time("decompress", str(packed), str(restored), "-m", model)
+        if packed.stat().st_size != expected:
+            raise BenchError(f"vqcodec compress wrote {packed.stat().st_size} bytes and the bench {expected}: please report this")
+    return round(encode_s, 3), round(decode_s, 3)
+
+
+def _time(*arguments: str) -> float:
+    start = perf_counter()
+    done = subprocess.run([sys.executable, "-m", "vqcodec.cli", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"vqcodec {arguments[0]} failed: {done.stderr.strip()}")
+    return perf_counter() - start
+
+
+def start_file(path: Path, head: dict[str, Any], rows: Iterable[Row] = ()) -> None:
+    """Writes head, column names and `rows` anew."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{MARK}{key}: {json.dumps(value)}\n" for key, value in head.items())
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def append(path: Path, row: Row) -> None:
+    """Adds a row and hands it to the system at once, so that an interrupt keeps it."""
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(asdict(row))
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """Head and rows; a last line that an interrupt cut short is left out. Raises `BenchError` for anything else."""
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].split("\n")
+    try:
+        pairs = [line.removeprefix(MARK).split(": ", 1) for line in lines if line.startswith(MARK)]
+        head = {key: json.loads(value) for key, value in pairs}
+        table = csv.DictReader(line for line in lines if not line.startswith(MARK))
+        if table.fieldnames != COLUMNS:
+            raise ValueError("its columns are others")
+        return head, [_row(record) for record in table]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BenchError(f"{path} holds no rows of this version's bench ({error}); name another --out") from error
+
+
+def _row(record: dict[str, str]) -> Row:
+    return Row(**{name: _value(name, text) for name, text in record.items()})
+
+
+def _value(name: str, text: str) -> Any:
+    if name in TEXTS:
+        return text
+    if not text:
+        return None
+    return int(text) if name in INTEGERS else float(text)
