@@ -15,7 +15,8 @@ from vqcodec import bitstream
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ModelConfig
 from vqcodec.errors import DamagedError, InvalidModelError
-from vqcodec.prior import EXACT_LIMIT, Prior, blas_product, float64_product, int64_product, scan
+from vqcodec.layers import EXACT_LIMIT, blas_product, float64_product, int64_product
+from vqcodec.prior import Prior, scan
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
 

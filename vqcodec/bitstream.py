@@ -18,7 +18,8 @@ from vqcodec.codes import CodeMap, Codes, check_codes, checksum, map_sizes
 from vqcodec.config import LEVELS
 from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
-from vqcodec.prior import Array, Prior, scan
+from vqcodec.layers import Array
+from vqcodec.prior import Prior, scan
 
 _CHECKSUM = struct.Struct("<I")
 

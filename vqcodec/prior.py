@@ -17,44 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.entropy import freqs
-from vqcodec.errors import InvalidModelError
+from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product
 
-Array = NDArray[Any]
-Product = Callable[[Array, Array], Array]
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
 
-ACTIVATION_MAX = 127
-EXACT_LIMIT = 2**24  # float32 holds every integer up to here
-MAX_SHIFT = 20
 BAND_POSITIONS = 16_384  # positions per im2col band of the context: bounds its memory at any image size
 RING = 4  # wavefronts that the farthest tap reaches back, plus the current one
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One integer matrix product: weight (I, O), bias (O,) with the rounding half added, scale 2 ** -shift."""
-
-    weight: Array
-    bias: Array
-    scale: np.float32
-
-    def __call__(self, inputs: Array, low: int, product: Product) -> Array:
-        """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
-        return np.clip(self.raw(inputs, product), low, ACTIVATION_MAX, dtype=np.float32)
-
-    def raw(self, inputs: Array, product: Product) -> Array:
-        """(n, I) -> (n, O), rounded, not clamped: the logits."""
-        acc = product(inputs, self.weight)
-        acc += self.bias
-        acc *= self.scale
-        return np.floor(acc, out=acc)
 
 
 @dataclass(frozen=True)
@@ -88,21 +61,6 @@ class LevelPrior:
     heads: list[Head]
 
 
-def blas_product(inputs: Array, weight: Array) -> Array:
-    """The product that runs by default: float32 in whatever BLAS numpy has."""
-    return inputs @ weight
-
-
-def float64_product(inputs: Array, weight: Array) -> Array:
-    """The same integers by way of float64."""
-    return (inputs.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
-
-
-def int64_product(inputs: Array, weight: Array) -> Array:
-    """The same integers by integer arithmetic, without a BLAS."""
-    return (inputs.astype(np.int64) @ weight.astype(np.int64)).astype(np.float32)
-
-
 class Prior:
     """The prior of all levels. Immutable after construction, so it may be shared between threads."""
 
@@ -113,7 +71,7 @@ class Prior:
     @staticmethod
     def from_tensors(tensors: Mapping[str, Array], config: ModelConfig) -> Prior:
         """Builds and checks the prior; raises `InvalidModelError` naming the layer and channel that is wrong."""
-        reader = _Reader(tensors)
+        reader = Reader(tensors)
         levels = [_read_level(reader, config, index) for index in range(len(LEVELS))]
         reader.finish()
         return Prior(levels)
@@ -244,46 +202,7 @@ def _visit_stages(net: LevelPrior, x: Array, around: Array, product: Product, vi
     return codes
 
 
-class _Reader:
-    """Takes tensors by name, checks type and shape, and at the end that none is left over."""
-
-    def __init__(self, tensors: Mapping[str, Array]):
-        self.tensors = dict(tensors)
-
-    def take(self, name: str, dtype: type, shape: tuple[int, ...]) -> Array:
-        if name not in self.tensors:
-            raise InvalidModelError(f"the prior lacks the tensor {name}; export the model again")
-        tensor = self.tensors.pop(name)
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise InvalidModelError(f"the prior's {name} is {tensor.dtype} {tensor.shape} instead of {np.dtype(dtype)} {shape}")
-        if dtype is np.int8 and tensor.size and int(tensor.min()) < -ACTIVATION_MAX:
-            raise InvalidModelError(f"the prior's {name} holds -128; integers must lie in -127..127")
-        return tensor
-
-    def table(self, name: str, shape: tuple[int, ...]) -> Array:
-        return self.take(name, np.int8, shape).astype(np.float32)
-
-    def layer(self, name: str, inputs: int, outputs: int) -> Layer:
-        weight = self.take(f"{name}.weight", np.int8, (inputs, outputs)).astype(np.int64)
-        bias = self.take(f"{name}.bias", np.int32, (outputs,)).astype(np.int64)
-        shift = int(self.take(f"{name}.shift", np.int32, ()))
-        if not 0 <= shift <= MAX_SHIFT:
-            raise InvalidModelError(f"the prior's {name}.shift is {shift}, outside 0..{MAX_SHIFT}")
-        half = (1 << shift) >> 1
-        bound = ACTIVATION_MAX * np.abs(weight).sum(0) + np.abs(bias) + half
-        if int(bound.max()) > EXACT_LIMIT:
-            channel = int(bound.argmax())
-            raise InvalidModelError(
-                f"the prior's {name} is not exact: channel {channel} can reach {int(bound[channel])}, above 2^24; export the model again"
-            )
-        return Layer(weight.astype(np.float32), (bias + half).astype(np.float32), np.float32(2.0**-shift))
-
-    def finish(self) -> None:
-        if self.tensors:
-            raise InvalidModelError(f"the prior has unknown tensors: {sorted(self.tensors)[:3]}")
-
-
-def _read_level(reader: _Reader, config: ModelConfig, index: int) -> LevelPrior:
+def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
     name, level, width = LEVELS[index], config.transform.levels[index], config.prior.channels
     stages, size = level.stages, level.codebook_size
     quality = reader.take(f"{name}.quality", np.int8, (config.prior.quality_anchors, width)).astype(np.int64)
@@ -307,5 +226,5 @@ def _read_level(reader: _Reader, config: ModelConfig, index: int) -> LevelPrior:
     return LevelPrior(level, quality, context, embed, first, trunk, heads)
 
 
-def _read_blocks(reader: _Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:
+def _read_blocks(reader: Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:
     return [(reader.layer(f"{name}.{i}.spatial", taps * width, width), reader.layer(f"{name}.{i}.mix", width, width)) for i in range(count)]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vqcodec.config import LEVELS, QUALITY_STEPS, ModelConfig
 from vqcodec.entropy import LOGIT_STEPS
-from vqcodec.prior import ACTIVATION_MAX
+from vqcodec.layers import ACTIVATION_MAX
 
 SPATIAL_SHIFT = 8  # weights of +-127 span +-0.5: ample beside the 0.04 deviation that 900 inputs want
 MIX_SHIFT = 8
