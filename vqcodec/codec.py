@@ -85,7 +85,7 @@ def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
         opened = find_model(held.model_id, model)
     except WrongModelError:
         opened = None
-    sizes = {s.name: len(s.payload) + container.SECTION_OVERHEAD for s in held.sections}
+    sizes = {s.name: s.size for s in held.sections}
     return {
         "width": held.width,
         "height": held.height,

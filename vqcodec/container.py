@@ -40,6 +40,11 @@ class Section:
         """The section's name in words."""
         return SECTION_TYPES[self.kind]
 
+    @property
+    def size(self) -> int:
+        """Bytes in the file, the section's head included."""
+        return SECTION_OVERHEAD + len(self.payload)
+
 
 class Metadata(NamedTuple):
     """What a picture carries beside its pixels, as raw bytes; empty where there is none.

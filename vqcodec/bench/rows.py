@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from vqcodec import codec, metrics
+from vqcodec import container, metrics
 from vqcodec.bench.msssim import ms_ssim
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.errors import BenchError
@@ -95,7 +95,7 @@ def measure(coder: Coder, setting: float, pixels: Image, name: str) -> Row:
 
 def level_sizes(data: bytes) -> dict[str, int]:
     """Bytes of each level's section with its head; the file's header is in none of them."""
-    return dict(codec.info(data)["sections"])
+    return {section.name: section.size for section in container.unpack(data).sections}
 
 
 def time_command(setting: float, path: Path, model: str, expected: int) -> tuple[float, float]:
