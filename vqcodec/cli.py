@@ -1,31 +1,29 @@
-"""The command line. Only this module exits, and only it and `console` print; each command imports what it needs when it runs."""
+"""The command line: what everyone uses; `workshop` adds the commands of those who make and measure models.
+
+Only the commands exit, and only they and `console` print; each imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import sys
-from collections.abc import Callable
-from functools import partial, wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any
 
 import click
 
-from vqcodec import __version__, console, files
+from vqcodec import __version__, console, files, workshop
 from vqcodec.config import LEVELS
 from vqcodec.console import takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
-from vqcodec.errors import OutputError, VQCodecError
+from vqcodec.errors import OutputError
+from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, size
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", "ppm")
-POSITIVE = click.FloatRange(0, min_open=True)
-P = ParamSpec("P")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,57 +32,15 @@ def main() -> None:
     """A learned image codec: photographs to small .vq files and back."""
 
 
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Prints a `VQCodecError` in one line on stderr and exits with 1."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except VQCodecError as error:
-            _fail(str(error))
-        except MemoryError:
-            _fail("not enough memory for this picture; make it smaller")
-        except OSError as error:  # what the commands themselves do not foresee, such as a full disk behind standard output
-            _fail(f"{error}; check the disk and the paths")
-
-    return run
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"vqcodec: {' '.join(message.split())}", err=True)
-    sys.exit(1)
-
-
-def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"'{value}' is no number to aim at; give a finite one.", context, parameter)
-    return value
-
-
-def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Bytes such as 500, 20k or 1.5M (thousands and millions)."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+\.?\d*)([kKmM]?)", value)
-    if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"'{value}' is no size; give bytes such as 500, 20k or 1.5M.", context, parameter)
-    return float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()]
-
-
-FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
-MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
-
-
 @main.command()
 @takes_many
 @click.option(
-    "-q", "--quality", type=click.FloatRange(0, 100), callback=_number, help="0 to 100, any number; higher is better. [default: 50]"
+    "-q", "--quality", type=click.FloatRange(0, 100), callback=number, help="0 to 100, any number; higher is better. [default: 50]"
 )
-@click.option("--target-bpp", type=POSITIVE, callback=_number, help="The best quality with at most that many bits per pixel.")
-@click.option("--target-size", metavar="BYTES", callback=_size, help="The best quality with at most that many bytes, such as 20k.")
-@click.option("--target-psnr", type=POSITIVE, callback=_number, help="The smallest file with at least that PSNR in dB.")
-@click.option("--target-mse", type=POSITIVE, callback=_number, help="The smallest file with at most that MSE.")
+@click.option("--target-bpp", type=POSITIVE, callback=number, help="The best quality with at most that many bits per pixel.")
+@click.option("--target-size", metavar="BYTES", callback=size, help="The best quality with at most that many bytes, such as 20k.")
+@click.option("--target-psnr", type=POSITIVE, callback=number, help="The smallest file with at least that PSNR in dB.")
+@click.option("--target-mse", type=POSITIVE, callback=number, help="The smallest file with at most that MSE.")
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
 @FORCE
@@ -181,61 +137,8 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
-@main.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Folder for the model and its checkpoints."
-)
-@click.option("--preset", type=click.Choice(["default", "tiny"]), default="default", show_default=True, help="Network size.")
-@click.option("--max-minutes", type=click.FloatRange(0.05), default=120, show_default=True, help="Time for transform and prior together.")
-@click.option("--valid", metavar="DIR", type=click.Path(path_type=Path), help="Photographs to report on; default: a few of DIR, held out.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's choice.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and crops.")
-@click.option("--resume", is_flag=True, help="Continue from the checkpoints in MODEL_DIR.")
-@reports_errors
-def train(folder: Path, out: Path, **options: Any) -> None:
-    """Train a model on the photographs below DIR.
-
-    Trains the transform, then the prior on its codes, and exports a model folder that -m takes. Needs the extra
-    "train" (pip install "vqcodec[train]").
-    """
-    try:
-        from vqcodec.training.train import train as run
-    except ModuleNotFoundError as error:
-        raise VQCodecError(f"training needs {error.name}; install the extra: pip install 'vqcodec[train]'") from error
-    run(folder, out, progress=lambda line: click.echo(line, err=True), **options)
-
-
-@main.command()
-@click.argument("dataset", metavar="DATASET", type=click.Path(path_type=Path))
-@click.option("--codecs", default="vqcodec,jpeg,webp,avif,jpeg2000,jxl,heic", show_default=True, help="What to compare, by commas.")
-@click.option("--qualities", multiple=True, metavar="[CODEC=]N,N,...", help="Settings of vqcodec, or of CODEC; can be repeated.")
-@click.option("-m", "--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="bench-report", show_default=True, metavar="REPORT_DIR", help="Folder for it all."
-)
-@click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="The results as JSON; default: results.json in REPORT_DIR.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes; more than one blurs the timings.")
-@click.option("--reference", type=click.Path(path_type=Path), metavar="CSV", help="Published points: codec, bpp, psnr, ms_ssim, source.")
-@click.option("--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Photographs that the report shows; default: DATASET's.")
-@click.option("--resume", is_flag=True, help="Continue the rows in REPORT_DIR.")
-@reports_errors
-def bench(dataset: Path, codecs: str, qualities: tuple[str, ...], **options: Any) -> None:
-    """Measure rate and distortion of vqcodec and its peers on the pictures below DATASET.
-
-    Writes rows, plots and a report to REPORT_DIR. A picture that cannot be read is skipped, and the exit code is 1.
-    Needs the extra "bench" (pip install "vqcodec[bench]").
-    """
-    try:
-        from vqcodec.bench import plan, run
-    except ModuleNotFoundError as error:
-        raise VQCodecError(f"the bench needs {str(error.name).split('.')[0]}; install the extra: pip install 'vqcodec[bench]'") from error
-    asked = plan.Plan(dataset, codecs=plan.parse_codecs(codecs), settings=plan.parse_settings(qualities), **options)
-    bar = partial(click.progressbar, label="measuring", file=sys.stderr, show_pos=True)
-    skipped = run.bench(asked, lambda line: click.echo(line, err=True), bar)
-    if skipped:
-        raise VQCodecError(f"{len(skipped)} things were skipped, see above; everything else is in {asked.out}")
-
+for command in (workshop.train, workshop.bench):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

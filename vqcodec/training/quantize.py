@@ -114,11 +114,11 @@ class ResidualQuantizer(nn.Module):
         for stage in range(self.config.stages):
             usage = self.usage[stage]
             dead = (usage < threshold * usage.mean()).nonzero()[:, 0]
-            # a few at a time, and no more than there are live ones: parents must stay well used
-            dead = dead[: min(self.config.codebook_size // 8, len(usage) - len(dead))]
-            if not len(dead):
-                continue
-            parents = usage.argsort(descending=True)[: len(dead)]
+            # a few at a time, from codes used more than the mean: splitting rarer ones makes two that the rate term empties again
+            parents = usage.argsort(descending=True)[: min(len(dead), self.config.codebook_size // 32)]
+            parents = parents[usage[parents] > usage.mean()]
+            parents = parents[parents != 0]  # the zero vector is the cheapest code as a whole only
+            dead = dead[: len(parents)]
             codebook = self.codebooks[stage]
             codebook[dead] = codebook[parents] + SPREAD * torch.randn_like(codebook[parents])
             layer = self.logits[stage]

@@ -30,11 +30,11 @@ PRESETS = {
     "default": ModelConfig(
         TransformConfig(
             widths=(64, 96, 128, 160),
-            encoder_depths=(3, 4, 3, 2),
-            decoder_depths=(4, 5, 4, 2),
-            levels=(LevelConfig(2, 512, 16), LevelConfig(3, 512, 16), LevelConfig(4, 512, 12)),
+            encoder_depths=(3, 6, 4, 2),
+            decoder_depths=(4, 8, 5, 2),
+            levels=(LevelConfig(2, 512, 16), LevelConfig(3, 512, 24), LevelConfig(6, 512, 32)),
             lambda_min=24.0,
-            lambda_max=1600.0,
+            lambda_max=2400.0,
             anchors=5,
         ),
         PriorConfig(channels=96, trunk_blocks=(3, 4, 5), context_blocks=(3, 3), quality_anchors=9),

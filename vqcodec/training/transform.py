@@ -19,6 +19,7 @@ from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import CropSampler, pad_to_multiple
 from vqcodec.training.quantize import SPREAD
 from vqcodec.training.schedule import Clock, Schedule
+from vqcodec.training.start import start_from
 from vqcodec.training.vqvae import VQVAE
 
 WARMUP = 0.06  # fraction of the run with noise instead of quantisers
@@ -39,13 +40,20 @@ def learning_rate_factor(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - 1 + COOLDOWN) / COOLDOWN))
 
 
+def rate_ramp(progress: float) -> float:
+    """Weight of the rate term after the k-means start."""
+    return min(1.0, max(0.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP)))
+
+
 class TransformTrainer:
     """Model, averaged weights, optimiser and the step that ties them; saves and resumes exactly."""
 
-    def __init__(self, config: TransformConfig, schedule: Schedule, device: torch.device):
+    def __init__(self, config: TransformConfig, schedule: Schedule, device: torch.device, start: dict[str, Tensor] | None = None):
         torch.manual_seed(schedule.seed)
         self.schedule, self.device = schedule, device
-        self.model = VQVAE(config).to(device, memory_format=torch.channels_last)
+        model = VQVAE(config)
+        self.continued = start is not None and start_from(model, start)  # quantisers and all: no warm-up
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         codebooks = [quantizer.codebooks for quantizer in self.model.quantizers]
         others = [p for p in self.model.parameters() if all(p is not c for c in codebooks)]
@@ -53,7 +61,7 @@ class TransformTrainer:
         groups = [{"params": others, "boost": 1.0}, {"params": codebooks, "boost": CODEBOOK_BOOST}]
         self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, betas=(0.9, 0.99))
         self.step = 0
-        self.started = False  # whether the k-means start has been made
+        self.started = self.continued  # whether the k-means start has been made
         self.minutes = 0.0
 
     def run(self, sampler: CropSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
@@ -85,7 +93,7 @@ class TransformTrainer:
         quality = quality.to(self.device)
         drop = (WARMUP_DROP if noisy else DROP) * torch.rand(()).reciprocal().item()
         levels = 3 if drop < 1 else 2 if drop < 2 else 1
-        rate_weight = min(1.0, max(0.0, RATE_FIRST + (1 - RATE_FIRST) * (progress - WARMUP) / (RATE_END - WARMUP)))
+        rate_weight = 1.0 if self.continued else rate_ramp(progress)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             images_last = images.contiguous(memory_format=torch.channels_last)
@@ -145,13 +153,14 @@ class TransformTrainer:
 
     def save(self, path: Path) -> None:
         """Writes everything that a resume needs, atomically."""
-        state = {"step": self.step, "minutes": self.minutes, "started": self.started}
+        state = {"step": self.step, "minutes": self.minutes, "started": self.started, "continued": self.continued}
         save_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer, state)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote; raises `TrainingError` where it does not fit."""
         state = load_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer)
-        self.step, self.minutes, self.started = state["step"], state["minutes"], state["started"]
+        self.step, self.minutes = state["step"], state["minutes"]
+        self.started, self.continued = state["started"], state["continued"]
 
 
 @torch.no_grad()

@@ -1,0 +1,62 @@
+"""Starts a training from a model that ships: its weights, in a network that may have grown since.
+
+What grew starts so that the function is that of the smaller network: new blocks add nothing and new latent dimensions
+reach nothing yet (function-preserving growth: Chen, Goodfellow and Shlens 2016, Net2Net).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vqcodec.errors import TrainingError
+from vqcodec.model import DECODE, ENCODE, WEIGHTS
+from vqcodec.training.vqvae import VQVAE
+
+PREFIX = "transform."
+
+
+def exported_weights(folder: Path) -> dict[str, Tensor]:
+    """The parameters of an exported transform under the names of `VQVAE`; raises `TrainingError` where there is none."""
+    try:
+        stored = {name.split(".", 1)[1]: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        for file in (ENCODE, DECODE):
+            for tensor in onnx.load(folder / file, load_external_data=False).graph.initializer:  # small ones stay in the graphs
+                if tensor.name.startswith(PREFIX) and tensor.data_location != TensorProto.EXTERNAL:
+                    stored[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"{folder} holds no exported model to start from: {error}") from error
+    return {name.removeprefix(PREFIX): tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
+
+
+@torch.no_grad()
+def start_from(model: VQVAE, weights: dict[str, Tensor]) -> bool:
+    """Copies `weights` into `model`, which may be deeper and have other quantisers; returns whether the quantisers came along.
+
+    Quantisers of another shape start anew: then a warm-up and a k-means start must follow.
+    Raises `TrainingError` where the model is smaller than the weights, or other than them.
+    """
+    same = all(
+        stored is not None and stored.shape == quantizer.codebooks.shape
+        for level, quantizer in enumerate(model.quantizers)
+        for stored in [weights.get(f"quantizers.{level}.codebooks")]
+    )
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if (name not in weights and ".mix." in name) or ".enter." in name:
+            parameter.zero_()
+    for name, stored in weights.items():
+        if name.startswith("quantizers.") and not same:
+            continue
+        target = parameters.get(name)
+        if target is None or target.dim() != stored.dim() or any(s > t for s, t in zip(stored.shape, target.shape, strict=True)):
+            found = "nothing" if target is None else list(target.shape)
+            raise TrainingError(f"the model to start from does not fit: {name} is {list(stored.shape)} there and {found} here")
+        target[tuple(slice(side) for side in stored.shape)] = stored
+    return same
