@@ -183,3 +183,34 @@ def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> No
     assert vqcodec("compress", source, "x.vq", "-m", "out", cwd=tmp_path).returncode == 0
     assert vqcodec("decompress", "x.vq", "x.png", "-m", "out", cwd=tmp_path).returncode == 0
     assert load_image(tmp_path / "x.png").shape == load_image(source).shape
+    for effort in ("0", "9"):
+        assert vqcodec("compress", source, f"{effort}.vq", "-m", "out", "--effort", effort, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "0.vq").read_bytes() != (tmp_path / "9.vq").read_bytes()
+
+
+def test_a_search_with_more_paths_finds_cheaper_codes() -> None:
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer(TINY.transform.levels[2], 8).eval()
+    latents, context = 1.5 * torch.randn(500, 4), torch.randn(500, 8)
+    costs = []
+    for paths in (1, 2, 8):
+        found = quantizer(latents, context, 1.0, paths)
+        costs.append((found.distance + found.bits).mean().item())
+    assert costs[0] > costs[1] > costs[2]
+
+
+def test_all_paths_find_the_best_codes() -> None:
+    """Two stages of 64 codes, 64 paths kept: an exhaustive search."""
+    torch.manual_seed(1)
+    quantizer = ResidualQuantizer(TINY.transform.levels[2], 8).eval()
+    latents, context = torch.randn(20, 4), torch.randn(20, 8)
+    found = quantizer(latents, context, 1.0, 64)
+    best = torch.full((20,), float("inf"))
+    with torch.no_grad():
+        first = -quantizer.log2_probabilities(0, context, torch.zeros(20, 4))
+        for code in range(64):
+            total = quantizer.codebooks[0, code].expand(20, 4)
+            bits = first[:, code, None] - quantizer.log2_probabilities(1, context, total)
+            distance = torch.cdist(latents - total, quantizer.codebooks[1]).square()
+            best = torch.minimum(best, (bits + distance).min(1).values)
+    assert torch.allclose(found.distance + found.bits, best, atol=1e-3)

@@ -41,11 +41,12 @@ def main() -> None:
 @click.option("--target-size", metavar="BYTES", callback=size, help="The best quality with at most that many bytes, such as 20k.")
 @click.option("--target-psnr", type=POSITIVE, callback=number, help="The smallest file with at least that PSNR in dB.")
 @click.option("--target-mse", type=POSITIVE, callback=number, help="The smallest file with at most that MSE.")
+@click.option("--effort", type=click.IntRange(0, 9), default=3, show_default=True, help="How long to search: 0 is quick, 9 is smaller.")
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
 @FORCE
 @reports_errors
-def compress(quality: float | None, keep_metadata: bool, model: str | None, **options: Any) -> None:
+def compress(quality: float | None, effort: int, keep_metadata: bool, model: str | None, **options: Any) -> None:
     """Compress pictures to .vq files.
 
     INPUT is any picture that Pillow opens: gray stays gray, alpha is kept losslessly, colours become sRGB. OUTPUT
@@ -55,7 +56,7 @@ def compress(quality: float | None, keep_metadata: bool, model: str | None, **op
     given = [goal for goal in goals if goal[1] is not None]
     if len(given) + (quality is not None) > 1:
         raise click.UsageError("give a quality or one target, not both.")
-    chosen = CompressOptions(50 if quality is None else quality, given[0] if given else None, keep_metadata, model)
+    chosen = CompressOptions(50 if quality is None else quality, given[0] if given else None, keep_metadata, model, effort)
     _convert(chosen, SUFFIX, **options)
 
 

@@ -11,22 +11,25 @@ from vqcodec.config import LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import ImageError, WrongModelError
 from vqcodec.model import Model, load_model, model_names, quality_steps
-from vqcodec.transform import Image
+from vqcodec.transform import DEFAULT_EFFORT, Image
 
 ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
 
 
-def compress(image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA) -> bytes:
+def compress(
+    image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA, effort: int = DEFAULT_EFFORT
+) -> bytes:
     """Compresses an image to the bytes of a `.vq` file.
 
     The image is uint8 (H, W, 3) RGB, (H, W) or (H, W, 1) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha; alpha is kept
     losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
-    `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
+    `quality` is any number from 0 to 100, higher is better; `effort` from 0 to 9 is how long the encoder searches for cheaper codes.
+    Raises `ImageError`, `ModelError` or `ValueError`.
     """
     opened = open_model(model)
     rgb, extras = take_apart(image, metadata)
-    return pack_codes(opened.encode(rgb, quality), rgb.shape[0], rgb.shape[1], quality, opened, extras)
+    return pack_codes(opened.encode(rgb, quality, effort), rgb.shape[0], rgb.shape[1], quality, opened, extras)
 
 
 def take_apart(image: Image, metadata: Metadata) -> tuple[Image, Extras]:

@@ -30,6 +30,7 @@ class CompressOptions:
     goal: tuple[str, float] | None = None
     keep_metadata: bool = False
     model: str | None = None
+    effort: int = 3
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, I
     model = options.model or "default"
     pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata)
     if options.goal:
-        return targets.compress_to(pixels, *options.goal, model, metadata), pixels, notices
-    return codec.compress(pixels, options.quality, model, metadata), pixels, notices
+        return targets.compress_to(pixels, *options.goal, model, metadata, options.effort), pixels, notices
+    return codec.compress(pixels, options.quality, model, metadata, options.effort), pixels, notices
 
 
 def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:

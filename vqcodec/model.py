@@ -23,7 +23,7 @@ from vqcodec.config import QUALITY_STEPS, ModelConfig
 from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError
 from vqcodec.prior import Prior
-from vqcodec.transform import Image, Transform
+from vqcodec.transform import DEFAULT_EFFORT, PATHS, Image, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
@@ -58,14 +58,16 @@ class Model:
         weights = {name: np.ascontiguousarray(value) for name, value in self._tensors(WEIGHTS).items()}
         return Transform(self.config.transform, self._session(ENCODE, weights), self._session(DECODE, weights))
 
-    def encode(self, image: Image, quality: float) -> Codes:
-        """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100.
+    def encode(self, image: Image, quality: float, effort: int = DEFAULT_EFFORT) -> Codes:
+        """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100, searching with an effort of 0..9.
 
-        Raises `ImageError` for another type or shape and `ValueError` for another quality.
+        Raises `ImageError` for another type or shape and `ValueError` for another quality or effort.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError(f"an image must be uint8 (H, W, 3), this is {image.dtype} {image.shape}; convert it first")
-        return self.transform.encode(image, quality_steps(quality))
+        if not 0 <= effort < len(PATHS):
+            raise ValueError(f"effort {effort} lies outside 0..{len(PATHS) - 1}")
+        return self.transform.encode(image, quality_steps(quality), effort)
 
     def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3) -> Image:
         """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones."""

@@ -14,17 +14,20 @@ from vqcodec.codes import Codes
 from vqcodec.config import QUALITY_STEPS
 from vqcodec.container import Metadata
 from vqcodec.errors import TargetError
-from vqcodec.transform import Image
+from vqcodec.transform import DEFAULT_EFFORT, Image
 
 KINDS = ("bpp", "size", "psnr", "mse")
 TOLERANCE = 0.002  # of the size or the MSE: closer to the target than this, a better quality is not looked for
 
 
-def compress_to(image: Image, kind: str, value: float, model: ModelLike = "default", metadata: Metadata = NO_METADATA) -> bytes:
+def compress_to(
+    image: Image, kind: str, value: float, model: ModelLike = "default", metadata: Metadata = NO_METADATA, effort: int = DEFAULT_EFFORT
+) -> bytes:
     """Compresses an image, of any kind that `compress` takes, to a target: the bytes of a `.vq` file.
 
     `kind` is "bpp" or "size" (bits per pixel or bytes of the whole file, at most `value`), "psnr" (dB, at least `value`) or
-    "mse" (at most `value`); distortion is that of the colours. Raises `TargetError` where no quality reaches the target.
+    "mse" (at most `value`); distortion is that of the colours. `effort` is as in `compress`.
+    Raises `TargetError` where no quality reaches the target.
     """
     if kind not in KINDS or not value > 0:
         raise ValueError(f"a target is one of {', '.join(KINDS)} with a value above 0, not {kind} {value}")
@@ -33,12 +36,12 @@ def compress_to(image: Image, kind: str, value: float, model: ModelLike = "defau
     tried: dict[int, tuple[Codes, bytes]] = {}
 
     def size(quality: int) -> float:
-        codes = opened.encode(rgb, quality / 100)
+        codes = opened.encode(rgb, quality / 100, effort)
         tried[quality] = codes, pack_codes(codes, height, width, quality / 100, opened, extras)
         return len(tried[quality][1])
 
     def distortion(quality: int) -> float:
-        codes = opened.encode(rgb, quality / 100)
+        codes = opened.encode(rgb, quality / 100, effort)
         tried[quality] = codes, b""
         restored = opened.decode(codes, height, width, quality / 100)
         return metrics.mse(channels.join(rgb, extras.gray, None), channels.join(restored, extras.gray, None))

@@ -1,7 +1,8 @@
 """Pixels to codes and back: the exported transform in ONNX Runtime, tile by tile.
 
 Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles:
-`encode.onnx` image (1, H, W, 3) uint8 and quality (1,) -> top, middle, bottom int32 (S, h, w);
+`encode.onnx` image (1, H, W, 3) uint8, quality (1,) and paths (P,) -> top, middle, bottom int32 (S, h, w): the search for codes
+keeps P paths, whatever the values;
 `decode.onnx` those codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
 
 A large image goes through in tiles with a halo of at least the receptive field, so that memory is bounded and
@@ -21,6 +22,9 @@ from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, QUALITY_STEPS, TransformCon
 from vqcodec.errors import InvalidModelError
 
 Image = NDArray[np.uint8]
+
+PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
+DEFAULT_EFFORT = 3
 
 TILE = 1024  # pixels a side that a tile contributes; with the halo it bounds the memory of a pass
 UNTILED_PIXELS = 2 << 20  # images up to here go through in one piece: about 0.5 GB of activations
@@ -69,16 +73,21 @@ class Transform:
 
     def __init__(self, config: TransformConfig, encoder: Any, decoder: Any):
         self.config, self.encoder, self.decoder = config, encoder, decoder
+        self.encoder_inputs = [given.name for given in encoder.get_inputs()]
         self.encode_halo, self.decode_halo = halos(config)
 
-    def encode(self, image: Image, quality: int) -> Codes:
-        """Image uint8 (H, W, 3), quality in hundredths -> codes."""
+    def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
+        """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes.
+
+        Models of the oldest exports search greedily at any effort.
+        """
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
         padded = pad(image)
         for rows, columns in _tiles(padded.shape[0], padded.shape[1], self.encode_halo):
             tile = padded[rows.start : rows.stop, columns.start : columns.stop]
-            found = _run(self.encoder, {"image": tile[None], "quality": _quality(quality)})
+            inputs = {"image": tile[None], "quality": _quality(quality), "paths": np.zeros(PATHS[effort], np.float32)}
+            found = _run(self.encoder, {name: inputs[name] for name in self.encoder_inputs})
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
         return Codes(*maps)

@@ -25,21 +25,26 @@ from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, PRIOR, SHARED, WEIG
 from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE
+from vqcodec.transform import PATHS
 
 OPSET = 18
+MAX_PATHS = max(PATHS)
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
 
 class EncodeGraph(nn.Module):
-    """image uint8 (1, H, W, 3), quality (1,) -> codes int32 (S, h, w) per level."""
+    """image uint8 (1, H, W, 3), quality (1,), paths (P,) -> codes int32 (S, h, w) per level.
+
+    Only the length of `paths` counts: the number that the search for codes keeps.
+    """
 
     def __init__(self, transform: VQVAE):
         super().__init__()
         self.transform = transform
 
-    def forward(self, image: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, quality: Tensor, paths: Tensor) -> tuple[Tensor, ...]:
         pixels = image.permute(0, 3, 1, 2).float() / 255
-        return tuple(codes[0].int() for codes in self.transform.encode(pixels, quality))
+        return tuple(codes[0].int() for codes in self.transform.encode(pixels, quality, paths.shape[0]))
 
 
 class DecodeGraph(nn.Module):
@@ -79,9 +84,10 @@ def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, car
 def encode_graph(transform: VQVAE) -> onnx.ModelProto:
     """The encoder as ONNX with dynamic height and width."""
     side = 4 * ALIGNMENT
-    example = (torch.zeros(1, side, side + ALIGNMENT, 3, dtype=torch.uint8), torch.zeros(1))
+    example = (torch.zeros(1, side, side + ALIGNMENT, 3, dtype=torch.uint8), torch.zeros(1), torch.zeros(3))
     rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
-    shapes = {"image": {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}, "quality": None}
+    paths = {0: torch.export.Dim("paths", min=1, max=MAX_PATHS)}
+    shapes = {"image": {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}, "quality": None, "paths": paths}
     return _export(EncodeGraph(transform), example, shapes, list(LEVELS))
 
 

@@ -26,7 +26,9 @@ from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.transform import BALANCE
 from vqcodec.training.vqvae import VQVAE
+from vqcodec.transform import DEFAULT_EFFORT, PATHS
 
+CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
 COOLDOWN = 0.6  # fraction of the run over which the learning rate falls to zero
 
@@ -56,7 +58,9 @@ def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes
         if random.random() < 0.5:
             image = image.flip(3)
         quality = int(random.integers(QUALITY_STEPS + 1))
-        codes = transform.encode(pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device))
+        codes = transform.encode(
+            pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device), CODE_PATHS
+        )
         yield CodedImage([c[0].short().cpu() for c in codes], quality)
 
 

@@ -51,32 +51,56 @@ class ResidualQuantizer(nn.Module):
         logits = self.logits[stage](F.leaky_relu(hidden, 0.1))
         return F.log_softmax(logits.float(), dim=-1) * 1.4426950408889634
 
-    def forward(self, latents: Tensor, context: Tensor, rate_weight: float) -> Quantized:
-        """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate."""
+    def forward(self, latents: Tensor, context: Tensor, rate_weight: float, paths: int = 1) -> Quantized:
+        """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
+
+        `paths` are kept after every stage of the search (the M-algorithm); 1 is the greedy search.
+        """
+        with torch.no_grad():
+            codes = self.search(latents.detach(), context.detach(), rate_weight, paths)
         total = torch.zeros_like(latents)  # sum of the chosen vectors, with gradient to the codebooks
         bits = latents.new_zeros(latents.shape[0])
-        chosen: list[Tensor] = []
         for stage in range(self.config.stages):
             log2_p = self.log2_probabilities(stage, context, total.detach())
-            codes = self._choose(latents.detach() - total.detach(), log2_p.detach(), stage, rate_weight)
-            bits = bits - log2_p.gather(1, codes[:, None])[:, 0]
-            total = total + F.embedding(codes, self.codebooks[stage])
-            chosen.append(codes)
+            bits = bits - log2_p.gather(1, codes[:, stage, None])[:, 0]
+            total = total + F.embedding(codes[:, stage], self.codebooks[stage])
         if self.training:
-            self._count(chosen)
+            self._count(codes)
         distance = (latents - total).square().sum(-1)
-        return Quantized(total + (latents - latents.detach()), torch.stack(chosen, 1), bits, distance)
+        return Quantized(total + (latents - latents.detach()), codes, bits, distance)
 
-    def _choose(self, residual: Tensor, log2_p: Tensor, stage: int, rate_weight: float) -> Tensor:
-        """argmin_k ||r - e_k||^2 - rate_weight * log2 p_k: (N, D), (N, K) -> (N,)."""
+    def search(self, latents: Tensor, context: Tensor, rate_weight: float, paths: int) -> Tensor:
+        """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S)."""
+        size, count = self.config.codebook_size, latents.shape[0]  # len() would fix the size in an export
+        rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
+        total = torch.zeros_like(latents)
+        spent = latents.new_zeros(latents.shape[0])
+        history: list[Tensor] = []
+        kept = 1
+        for stage in range(self.config.stages):
+            bits = spent[:, None] - rate_weight * self.log2_probabilities(stage, context[rows], total)
+            residual = latents[rows] - total
+            table = (self._distances(residual, stage) + bits).view(count, kept * size)
+            following = 1 if stage == self.config.stages - 1 else paths
+            best = table.argmin(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False).indices
+            path = (torch.arange(count, device=latents.device)[:, None] * kept + best // size).flatten()
+            codes = (best % size).flatten()
+            history = [*(past[path] for past in history), codes]
+            spent, rows = bits[path, codes], rows[path]
+            total = total[path] + self.codebooks[stage][codes]
+            kept = following
+        return torch.stack(history, 1)
+
+    def _distances(self, residual: Tensor, stage: int) -> Tensor:
+        """||r - e_k||^2: (N, D) -> (N, K)."""
         codebook = self.codebooks[stage].detach()
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
-            cost = torch.addmm(codebook.square().sum(-1), residual, codebook.T, alpha=-2.0)
-            return (cost - rate_weight * log2_p).argmin(-1)
+            norms = codebook.square().sum(-1) + residual.square().sum(-1, keepdim=True)
+            return torch.addmm(norms, residual, codebook.T, alpha=-2.0)
 
     @torch.no_grad()
-    def _count(self, chosen: list[Tensor]) -> None:
-        for stage, codes in enumerate(chosen):
+    def _count(self, chosen: Tensor) -> None:
+        for stage, codes in enumerate(chosen.T):
             used = torch.full(codes.shape, 0.01, device=codes.device)
             self.usage[stage].mul_(0.99).index_add_(0, codes, used)
 

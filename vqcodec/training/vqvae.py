@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from vqcodec.config import TransformConfig
 from vqcodec.training.quantize import ResidualQuantizer
+from vqcodec.transform import DEFAULT_EFFORT, PATHS
 
 SLOPE = 0.1  # of the leaky ReLU
+TRAINING_PATHS = 2  # kept by the search for codes: most of the gain of more, at an eighth of a step's time
 LAMBDA_UNIT = 100.0  # the Lagrangian at which latents have gain 1
 
 
@@ -154,6 +156,7 @@ class VQVAE(nn.Module):
         features = self.encoder(images, anchors)
         batch, pixels = images.shape[0], images.shape[2] * images.shape[3]
         result = Pass(images, [], [], [])
+        paths = TRAINING_PATHS if self.training else PATHS[DEFAULT_EFFORT]
         state = self.decoder.start.expand_as(features[0])
         for level, quantizer in enumerate(self.quantizers):
             if level >= levels:
@@ -166,7 +169,7 @@ class VQVAE(nn.Module):
                 distance = torch.zeros_like(bits)
             else:
                 context = flat(self.context[level](state, anchors))
-                values, codes, bits, distance = quantizer(flat(latents), context, rate_weight)
+                values, codes, bits, distance = quantizer(flat(latents), context, rate_weight, paths)
                 result.codes.append(codes)
             result.bits.append(bits.view(batch, -1).sum(1) / pixels)
             result.distance.append(distance.view(batch, -1).sum(1) / pixels)
@@ -186,8 +189,8 @@ class VQVAE(nn.Module):
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents / gain), anchors)
         return found
 
-    def encode(self, images: Tensor, quality: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), (B,) -> codes of the three levels, each (B, S, h, w)."""
+    def encode(self, images: Tensor, quality: Tensor, paths: int) -> list[Tensor]:
+        """(B, 3, H, W), (B,) -> codes of the three levels, each (B, S, h, w), from a search that keeps `paths` (quantize.py)."""
         self.eval()
         anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
         features = self.encoder(images, anchors)
@@ -195,7 +198,7 @@ class VQVAE(nn.Module):
         found: list[Tensor] = []
         for level, quantizer in enumerate(self.quantizers):
             latents = self._latents(level, features[level], state, gain)
-            result = quantizer(flat(latents), flat(self.context[level](state, anchors)), 1.0)
+            result = quantizer(flat(latents), flat(self.context[level](state, anchors)), 1.0, paths)
             height, width = latents.shape[2:]
             found.append(result.codes.view(-1, height, width, result.codes.shape[1]).permute(0, 3, 1, 2))
             state = self._add(level, found[-1], state, gain, anchors)
