@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import IMAGES, Array, load_image, noise, random_codes, vqcodec
+from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, vqcodec
 from vqcodec import prior
+from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
 from vqcodec.prior import Prior, scan
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from PIL import Image as Pillow  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
+from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
+from vqcodec.training.export import export_model  # noqa: E402
+from vqcodec.training.loop import World  # noqa: E402
+from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
 from vqcodec.training.quantize import ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
-from vqcodec.training.train import PRESETS  # noqa: E402
+from vqcodec.training.start import exported_weights  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
 
-TINY = PRESETS["tiny"]
-CPU = torch.device("cpu")
+TINY = PRESETS["tiny"].config
+CPU = World(torch.device("cpu"))
 FOREVER = 1e9  # minutes: schedules in tests count steps
 
 
@@ -81,8 +91,7 @@ def transform_weights(folder: Path, photographs: Path, stops: tuple[int, ...]) -
             trainer.load(checkpoint)
         while trainer.step < stop:
             progress = trainer.step / 40
-            if progress >= 0.06 and not trainer.started:
-                trainer.kmeans_start([sampler(-1)])
+            trainer.prepare(sampler, progress)
             trainer.train_step(sampler(trainer.step), progress)
             trainer.step += 1
         trainer.save(checkpoint)
@@ -109,12 +118,11 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_the_prior_learns(photographs: Path) -> None:
     transform = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
     coded = list(encode_images(transform, load_images(photographs, 96, lambda _: None), 0, FOREVER, passes=1))
-    sampler = WindowSampler(coded, 2, 0)
+    sampler = WindowSampler(coded, 2, 0, CPU)
     trainer = PriorTrainer(TINY, Schedule(100, FOREVER, learning_rate=5e-3), CPU)
     bits = []
     for trainer.step in range(100):
-        codes, quality = sampler(trainer.step)
-        bits.append(trainer.train_step(codes, quality, 0.1).item())
+        bits.append(trainer.train_step(sampler(trainer.step), 0.1)["bpp"].item())
     assert np.mean(bits[-5:]) < 0.8 * np.mean(bits[:5])
 
 
@@ -130,7 +138,7 @@ def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
 
 def test_the_quantiser_takes_the_cheaper_code_only_with_the_rate() -> None:
     torch.manual_seed(0)
-    quantizer = ResidualQuantizer(PRESETS["tiny"].transform.levels[0], 8)
+    quantizer = ResidualQuantizer(TINY.transform.levels[0], 8)
     with torch.no_grad():
         quantizer.codebooks[0, 0], quantizer.codebooks[0, 1] = 0.0, 0.9
         quantizer.codebooks[0, 2:] = 100.0
@@ -186,6 +194,63 @@ def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> No
     for effort in ("0", "9"):
         assert vqcodec("compress", source, f"{effort}.vq", "-m", "out", "--effort", effort, cwd=tmp_path).returncode == 0
     assert (tmp_path / "0.vq").read_bytes() != (tmp_path / "9.vq").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
+def test_the_papers_recipes_train(name: str) -> None:
+    preset = PRESETS[name]
+    trainer = TransformTrainer(preset.config.transform, Schedule(10, FOREVER), CPU, plain=preset.plain)
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64)
+    errors = []
+    for trainer.step in range(6):
+        trainer.prepare(lambda step: images, 0.5)
+        before = trainer.model.quantizers[2].codebooks.clone()
+        errors.append(trainer.train_step(images, 0.5)["mse"].item())
+        assert not torch.equal(before, trainer.model.quantizers[2].codebooks)  # moving averages of what they stand for
+    assert errors[-1] < errors[0]
+    low, high = (trainer.average.encode(images, torch.full((2,), quality), 1) for quality in (0.1, 0.9))
+    assert [c.shape[1] for c in low] == [level.stages for level in preset.config.transform.levels]
+    assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))  # one rate, whatever the quality
+    bits = pixelcnn.PixelCNN(preset.config)(low, torch.tensor([0, 5000]))
+    assert [b.shape for b in bits] == [c.shape for c in low]
+
+
+def test_a_training_starts_from_a_smaller_model(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    small = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
+    export_model(small, pixelcnn.PixelCNN(TINY), tmp_path, "small", {})
+    weights = exported_weights(tmp_path)
+    same = TransformTrainer(TINY.transform, Schedule(10, FOREVER, seed=5), CPU, start=weights)
+    assert same.continued
+    images, quality = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
+    with torch.no_grad():
+        expected = small.latents_for_start(images, quality)
+        found = same.average.latents_for_start(images, quality)
+        assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(expected, found, strict=True))  # half precision
+        assert torch.allclose(small.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
+    grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(*TINY.transform.levels[:2], LevelConfig(3, 64, 6)))
+    more = TransformTrainer(grown, Schedule(10, FOREVER, seed=5), CPU, start=weights)
+    assert not more.continued  # its quantisers must start anew
+    with torch.no_grad():
+        found = more.average.latents_for_start(images, quality)
+        assert all(torch.allclose(a, b[:, : a.shape[1]], atol=0.05) for a, b in zip(expected, found, strict=True))
+    with pytest.raises(TrainingError, match="does not fit"):
+        TransformTrainer(replace(TINY.transform, widths=(12, 16, 16, 8)), Schedule(10, FOREVER), CPU, start=weights)
+    with pytest.raises(TrainingError, match="no exported model"):
+        exported_weights(tmp_path / "nowhere")
+
+
+def test_two_processes_average_to_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.gradients", str(tmp_path / "two.safetensors")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment, capture_output=True, timeout=300)
+    gradients.write(CPU, tmp_path / "one.safetensors")
+    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * one[name].abs().max().item() + 1e-8), name
 
 
 def test_a_search_with_more_paths_finds_cheaper_codes() -> None:

@@ -22,7 +22,7 @@ MAX_CODEBOOK_SIZE = 4096
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """One level's quantiser: `stages` residual codebooks of `codebook_size` vectors of `dim` numbers."""
+    """One level's quantiser: `stages` residual codebooks of `codebook_size` vectors of `dim` numbers; without stages it holds nothing."""
 
     stages: int
     codebook_size: int
@@ -102,7 +102,7 @@ def _check_ranges(config: ModelConfig) -> None:
     if len(transform.levels) != len(LEVELS):
         raise ValueError(f"{len(transform.levels)} levels instead of {len(LEVELS)}")
     for level in transform.levels:
-        _check_integers("stages", (level.stages,), 1, MAX_STAGES)
+        _check_integers("stages", (level.stages,), 0, MAX_STAGES)
         _check_integers("codebook_size", (level.codebook_size,), 2, MAX_CODEBOOK_SIZE)
         _check_integers("dim", (level.dim,), 1, 256)
     for name, low in (("widths", 1), ("encoder_depths", 0), ("decoder_depths", 0)):

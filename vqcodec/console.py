@@ -14,6 +14,8 @@ import click
 
 from vqcodec.convert import Outcome
 
+BAR_STEPS = 1000  # of a training's bar
+
 MANY = (
     click.option("--out-dir", metavar="DIR", help="Put the outputs below DIR; all arguments are inputs then."),
     click.option("-r", "--recursive", is_flag=True, help="Take directories, with all that lies below them."),
@@ -72,6 +74,53 @@ def _one(outcome: Outcome, as_json: bool, verbose: bool, quiet: bool) -> None:
         click.echo(f"{outcome.input} -> {outcome.output}: {outcome.width} x {outcome.height}, {rate}", err=True)
     elif verbose and outcome.status == "skipped":
         click.echo(f"{outcome.input} skipped: {outcome.output} exists", err=True)
+
+
+class TrainingDisplay:
+    """A training's news on stderr: a bar per stage with rate, distortion and time left, or lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.stage = ""
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def __enter__(self) -> TrainingDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_bar()
+
+    def line(self, text: str) -> None:
+        """Says it, below the bar."""
+        self._end_bar()
+        click.echo(text, err=True)
+
+    def figures(self, stage: str, row: dict[str, float]) -> None:
+        """Moves the stage's bar to `row["progress"]`, with its figures beside it."""
+        if not self.terminal:
+            click.echo(f"{stage}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()), err=True)
+            return
+        if stage != self.stage:
+            self._end_bar()
+        if self.bar is None:
+            self.bar = click.progressbar(length=BAR_STEPS, label=stage, file=sys.stderr, item_show_func=_figures).__enter__()
+            self.stage = stage
+        self.bar.update(max(0, int(row["progress"] * BAR_STEPS) - self.bar.pos), row)
+
+    def _end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(None, None, None)
+            self.bar = None
+
+
+def _figures(row: dict[str, float] | None) -> str | None:
+    """What stands beside a training's bar."""
+    if row is None:
+        return None
+    parts = [f"{row['bpp']:.3f} bpp"]
+    if "psnr" in row:
+        parts += [f"MSE {row['mse']:.0f}", f"{row['psnr']:.2f} dB", f"{row['codes_used']:.0%} of codes used"]
+    return ", ".join(parts)
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -126,6 +126,8 @@ def quality_vector(table: Array, quality: int) -> Array:
 
 def _embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
     """Sum over stages of table rows: tables (S, K, C), codes (S, ...) -> float32 (..., C), not clamped."""
+    if not len(tables):
+        return np.zeros((*codes.shape[1:], tables.shape[2]), np.float32) + start
     total = tables[0][codes[0]] + start
     for table, code in zip(tables[1:], codes[1:], strict=True):
         total += table[code]
@@ -166,6 +168,8 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
     """
     height, width = size
     net, product = prior.levels[level], prior.product
+    if not net.config.stages:
+        return 0
     channels = net.embed.shape[2]
     inputs = _Wavefronts(height, channels)
     states = [_Wavefronts(height, channels) for _ in net.trunk]

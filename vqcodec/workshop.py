@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from vqcodec import console
 from vqcodec.errors import VQCodecError
-from vqcodec.options import reports_errors
+from vqcodec.options import POSITIVE, number, reports_errors
 
 
 @click.command()
@@ -18,24 +19,36 @@ from vqcodec.options import reports_errors
 @click.option(
     "--out", required=True, metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Folder for the model and its checkpoints."
 )
-@click.option("--preset", type=click.Choice(["default", "tiny"]), default="default", show_default=True, help="Network size.")
+@click.option(
+    "--preset", type=click.Choice(["default", "vqvae", "vqvae2", "tiny"]), default="default", show_default=True, help="Network and recipe."
+)
 @click.option("--max-minutes", type=click.FloatRange(0.05), default=120, show_default=True, help="Time for transform and prior together.")
 @click.option("--valid", metavar="DIR", type=click.Path(path_type=Path), help="Photographs to report on; default: a few of DIR, held out.")
+@click.option("--from", "start", metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Start from this model's transform.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops a step, of each process.")
+@click.option("--crop", type=click.IntRange(64), help="Pixels a side, a multiple of 32. [default: the preset's]")
+@click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True, callback=number, help="Of the transform's networks.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and crops.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile; default: on accelerators alone.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoints in MODEL_DIR.")
 @reports_errors
 def train(folder: Path, out: Path, **options: Any) -> None:
     """Train a model on the photographs below DIR.
 
-    Trains the transform, then the prior on its codes, and exports a model folder that -m takes. Needs the extra
-    "train" (pip install "vqcodec[train]").
+    Trains the transform, then the prior on its codes, and exports a model folder that -m takes. "vqvae" and "vqvae2" are the papers'
+    recipes, "tiny" is for tests. Several processes train together under torchrun. Needs the extra "train" (pip install
+    "vqcodec[train]").
     """
+    if options["crop"] and options["crop"] % 32:
+        raise click.BadParameter(f"{options['crop']} is no multiple of 32.", param_hint="--crop")
     try:
+        from vqcodec.training.train import TrainOptions
         from vqcodec.training.train import train as run
     except ModuleNotFoundError as error:
         raise VQCodecError(f"training needs {error.name}; install the extra: pip install 'vqcodec[train]'") from error
-    run(folder, out, progress=lambda line: click.echo(line, err=True), **options)
+    with console.TrainingDisplay() as display:
+        run(folder, out, TrainOptions(**options), display)
 
 
 @click.command()

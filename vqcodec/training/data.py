@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from vqcodec import image
 from vqcodec.errors import ImageError, TrainingError
+from vqcodec.training.loop import World
 from vqcodec.training.schedule import Schedule
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -50,17 +51,19 @@ def load_images(folder: Path, minimum: int, report: Callable[[str], None] = prin
 class CropSampler:
     """Random crops of random images, the same sequence for the same seed and step (so that a resume is exact).
 
-    The images are kept on `device` as uint8, and cropped and rescaled there.
+    The images are kept on the device as uint8, and cropped and rescaled there; several processes draw disjoint parts of a batch.
     """
 
-    def __init__(self, images: Sequence[Tensor], schedule: Schedule, device: torch.device):
-        self.images = [image.to(device) for image in images]
+    def __init__(self, images: Sequence[Tensor], schedule: Schedule, world: World):
+        self.images = [image.to(world.device) for image in images]
+        self.world = world
         self.crop, self.batch, self.seed = schedule.crop, schedule.batch, schedule.seed
 
     def __call__(self, step: int) -> Tensor:
         """The batch of `step` (negative ones never coincide with a training step's): float32 (B, 3, crop, crop) in [0, 1]."""
-        random = np.random.default_rng((self.seed, step % 2**63))
-        return torch.stack([self._sample(random) for _ in range(self.batch)])
+        world = self.world
+        rows = range(world.rank, self.batch * world.size, world.size)  # of the batch that all processes draw together
+        return torch.stack([self._sample(np.random.default_rng((self.seed, step % 2**63, row))) for row in rows])
 
     def _sample(self, random: np.random.Generator) -> Tensor:
         image = self.images[int(random.integers(len(self.images)))]

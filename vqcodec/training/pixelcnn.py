@@ -163,7 +163,7 @@ class LevelNet(nn.Module):
         vector = self.quality_vector(quality)
         if coarser is None or coarser_context is None:
             return vector
-        x = clamped(self.context_embed.summed(coarser) + coarser_context + vector)
+        x = clamped(self.context_embed.summed(coarser) + coarser_context + vector).expand(-1, *coarser.shape[2:], -1)
         for block in self.context_blocks:
             x = block(x)
         up = clamped(self.up(x))
@@ -173,6 +173,8 @@ class LevelNet(nn.Module):
 
     def forward(self, codes: Tensor, context: Tensor) -> list[Tensor]:
         """Logits in nats, a (B, h, w, K) per stage: `NATS` times the runtime's integers, except while training."""
+        if not self.level.stages:
+            return []
         around = context.expand(-1, *codes.shape[2:], -1)
         x = clamped(self.first(clamped(self.embed.summed(codes)), around))
         for block in self.trunk:
@@ -210,7 +212,7 @@ class PixelCNN(nn.Module):
         bits: list[Tensor] = []
         for level_codes, level_logits in zip(codes, self.logits(codes, quality), strict=True):
             stages = [_bits(logits, level_codes[:, stage]) for stage, logits in enumerate(level_logits)]
-            bits.append(torch.stack(stages, 1))
+            bits.append(torch.stack(stages, 1) if stages else torch.zeros(level_codes.shape, device=level_codes.device))
         return bits
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
+from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.transform import BALANCE
@@ -31,6 +32,9 @@ from vqcodec.transform import DEFAULT_EFFORT, PATHS
 CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
 COOLDOWN = 0.6  # fraction of the run over which the learning rate falls to zero
+
+
+Coded = tuple[list[Tensor], Tensor]  # codes per level int64 (B, S, h, w), qualities in hundredths (B,)
 
 
 class CodedImage(NamedTuple):
@@ -67,15 +71,15 @@ def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes
 class WindowSampler:
     """Random windows of coded images, the same sequence for the same seed and step."""
 
-    def __init__(self, images: Sequence[CodedImage], batch: int, seed: int):
+    def __init__(self, images: Sequence[CodedImage], batch: int, seed: int, world: World):
         sides = [min(image.codes[0].shape[1:]) for image in images]
         self.side = min(WINDOW // LEVEL_STRIDES[0], max(sides))  # in top codes
         self.images = [image for image, side in zip(images, sides, strict=True) if side >= self.side]
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed, self.world = batch, seed, world
 
-    def __call__(self, step: int) -> tuple[list[Tensor], Tensor]:
+    def __call__(self, step: int) -> Coded:
         """Codes per level int64 (B, S, h, w) and qualities in hundredths (B,)."""
-        random = np.random.default_rng((self.seed, step))
+        random = np.random.default_rng((self.seed, step, self.world.rank))
         chosen = [self.images[int(random.integers(len(self.images)))] for _ in range(self.batch)]
         windows: list[list[Tensor]] = []
         for image in chosen:
@@ -95,37 +99,26 @@ class WindowSampler:
 class PriorTrainer:
     """PixelCNN, averaged weights, optimiser; saves and resumes exactly."""
 
-    def __init__(self, config: ModelConfig, schedule: Schedule, device: torch.device):
+    def __init__(self, config: ModelConfig, schedule: Schedule, world: World):
         torch.manual_seed(schedule.seed)
-        self.schedule, self.device = schedule, device
-        self.model = PixelCNN(config).to(device)
+        self.schedule, self.world = schedule, world
+        self.model = PixelCNN(config).to(world.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.parallel = world.parallel(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99))
         self.step, self.minutes = 0, 0.0
 
-    def run(self, sampler: WindowSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
-        """Trains to the end of the schedule; yields a row of figures every 50 steps."""
-        clock = Clock(self.schedule, self.minutes)
-        saved, total, count = clock.minutes(), torch.zeros((), device=self.device), 0
-        while (progress := clock.progress(self.step)) < 1:
-            codes, quality = sampler(self.step)
-            total = total + self.train_step([c.to(self.device) for c in codes], quality.to(self.device), progress)
-            self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
-            if count == 50:
-                yield {"step": self.step, "minutes": self.minutes, "bpp": total.item() / count}
-                total, count = torch.zeros_like(total), 0
-            if clock.minutes() - saved > save_every:
-                self.save(checkpoint)
-                saved = clock.minutes()
-        self.save(checkpoint)
+    def prepare(self, draw: Callable[[int], Coded], progress: float) -> None:
+        """Nothing: the prior starts at once."""
 
-    def train_step(self, codes: list[Tensor], quality: Tensor, progress: float) -> Tensor:
-        """One optimiser step on codes per level (B, S, h, w); returns bits per pixel, a scalar on the device."""
+    def train_step(self, batch: Coded, progress: float) -> dict[str, Tensor]:
+        """One optimiser step on codes per level (B, S, h, w) and qualities (B,); returns bits per pixel, a scalar on the device."""
+        codes, quality = [c.to(self.world.device) for c in batch[0]], batch[1].to(self.world.device)
         pixels = codes[0].shape[2] * codes[0].shape[3] * LEVEL_STRIDES[0] ** 2
         self.model.train()
         # bfloat16 holds the integers themselves; its sums are off by a unit at times, which exact evaluation does not mind
-        with torch.autocast(self.device.type, torch.bfloat16):
-            levels = self.model(codes, quality)
+        with torch.autocast(self.world.device.type, torch.bfloat16):
+            levels = self.parallel(codes, quality)
         bits = torch.stack([level.sum((1, 2, 3)) for level in levels]).sum(0) / pixels
         config = self.model.config.transform
         weight = (config.lambda_max / config.lambda_min) ** (-BALANCE * quality / QUALITY_STEPS)
@@ -140,7 +133,7 @@ class PriorTrainer:
         decay = min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        return bits.detach().mean()
+        return {"bpp": bits.detach().mean()}
 
     def save(self, path: Path) -> None:
         """Writes everything that a resume needs, atomically."""
@@ -186,9 +179,3 @@ def load_codes(path: Path, transform_step: int) -> list[CodedImage]:
             return []
         levels = range(len(LEVEL_STRIDES))
         return [CodedImage([file.get_tensor(f"{i}.{level}") for level in levels], q) for i, q in enumerate(state["qualities"])]
-
-
-def write_log(path: Path, row: dict[str, float]) -> None:
-    """Appends one JSON line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")

@@ -33,15 +33,18 @@ class Quantized(NamedTuple):
 class ResidualQuantizer(nn.Module):
     """The residual codebooks of one level and their light conditional rate model."""
 
-    def __init__(self, config: LevelConfig, context_width: int):
+    def __init__(self, config: LevelConfig, context_width: int, plain: bool = False):
         super().__init__()
-        self.config = config
+        self.config, self.plain = config, plain
         stages, size, dim = config.stages, config.codebook_size, config.dim
         self.codebooks = nn.Parameter(torch.randn(stages, size, dim))
         self.from_sum = nn.ModuleList([nn.Linear(dim, context_width) for _ in range(stages - 1)])
         self.hidden = nn.ModuleList([nn.Linear(context_width, context_width) for _ in range(stages)])
         self.logits = nn.ModuleList([nn.Linear(context_width, size) for _ in range(stages)])
         self.register_buffer("usage", torch.ones(stages, size), persistent=True)
+        if plain:
+            self.codebooks.requires_grad_(False)
+            self.register_buffer("sums", torch.zeros(stages, size, dim), persistent=True)
 
     def log2_probabilities(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
         """log2 p(k | context, sum of the earlier stages): (N, C), (N, D) -> (N, K)."""
@@ -51,7 +54,7 @@ class ResidualQuantizer(nn.Module):
         logits = self.logits[stage](F.leaky_relu(hidden, 0.1))
         return F.log_softmax(logits.float(), dim=-1) * 1.4426950408889634
 
-    def forward(self, latents: Tensor, context: Tensor, rate_weight: float, paths: int = 1) -> Quantized:
+    def forward(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int = 1) -> Quantized:
         """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
 
         `paths` are kept after every stage of the search (the M-algorithm); 1 is the greedy search.
@@ -66,10 +69,12 @@ class ResidualQuantizer(nn.Module):
             total = total + F.embedding(codes[:, stage], self.codebooks[stage])
         if self.training:
             self._count(codes)
+            if self.plain:
+                self._move(latents.detach(), codes)
         distance = (latents - total).square().sum(-1)
         return Quantized(total + (latents - latents.detach()), codes, bits, distance)
 
-    def search(self, latents: Tensor, context: Tensor, rate_weight: float, paths: int) -> Tensor:
+    def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> Tensor:
         """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S)."""
         size, count = self.config.codebook_size, latents.shape[0]  # len() would fix the size in an export
         rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
@@ -104,6 +109,21 @@ class ResidualQuantizer(nn.Module):
             used = torch.full(codes.shape, 0.01, device=codes.device)
             self.usage[stage].mul_(0.99).index_add_(0, codes, used)
 
+    @torch.no_grad()
+    def _move(self, latents: Tensor, codes: Tensor) -> None:
+        """Codebooks as moving averages of what was assigned to them (van den Oord et al. 2017, appendix A.1)."""
+        residual = latents.clone()
+        for stage, chosen in enumerate(codes.T):
+            taken = self.codebooks[stage][chosen]
+            self.sums[stage].mul_(0.99).index_add_(0, chosen, 0.01 * residual)
+            self.codebooks[stage] = self.sums[stage] / self.usage[stage].clamp(min=1e-5)[:, None]
+            residual -= taken
+
+    def used(self) -> Tensor:
+        """The effective number of codes, as a fraction: the perplexity of their usage over their number, mean over stages."""
+        share = self.usage / self.usage.sum(1, keepdim=True)
+        return (-(share * (share + 1e-9).log()).sum(1)).exp().mean() / self.config.codebook_size
+
     def noisy(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The warm-up's stand-in for quantisation: additive noise and the capacity of that Gaussian channel.
 
@@ -130,6 +150,8 @@ class ResidualQuantizer(nn.Module):
             self.codebooks[stage] = codebook
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(-1)]
         self.usage.fill_(1.0)
+        if self.plain:
+            self.sums.copy_(self.codebooks)
 
     @torch.no_grad()
     def split_dead(self, threshold: float) -> int:

@@ -6,7 +6,8 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,148 +16,172 @@ import torch
 from torch import Tensor
 
 from vqcodec import __version__, codec, metrics
-from vqcodec.config import LevelConfig, ModelConfig, PriorConfig, TransformConfig
 from vqcodec.errors import TrainingError
 from vqcodec.model import load_model
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model
-from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, write_log
+from vqcodec.training.loop import SAVE_MINUTES, Row, World, run
+from vqcodec.training.presets import PRESETS, Preset
+from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes
+from vqcodec.training.report import Display, Silent, write_row, write_samples
 from vqcodec.training.schedule import Schedule
+from vqcodec.training.start import exported_weights
 from vqcodec.training.transform import TransformTrainer, evaluate
 
-Report = Callable[[str], None]
-
-PRESETS = {
-    "default": ModelConfig(
-        TransformConfig(
-            widths=(64, 96, 128, 160),
-            encoder_depths=(3, 6, 4, 2),
-            decoder_depths=(4, 8, 5, 2),
-            levels=(LevelConfig(2, 512, 16), LevelConfig(3, 512, 24), LevelConfig(6, 512, 32)),
-            lambda_min=24.0,
-            lambda_max=2400.0,
-            anchors=5,
-        ),
-        PriorConfig(channels=96, trunk_blocks=(3, 4, 5), context_blocks=(3, 3), quality_anchors=9),
-    ),
-    "tiny": ModelConfig(  # for tests and for trying a data set out
-        TransformConfig(
-            widths=(12, 16, 16, 16),
-            encoder_depths=(1, 1, 1, 1),
-            decoder_depths=(1, 1, 1, 1),
-            levels=(LevelConfig(1, 32, 4), LevelConfig(2, 32, 4), LevelConfig(2, 64, 4)),
-            lambda_min=24.0,
-            lambda_max=1600.0,
-            anchors=3,
-        ),
-        PriorConfig(channels=16, trunk_blocks=(1, 1, 1), context_blocks=(1, 1), quality_anchors=3),
-    ),
-}
-CROP = {"default": 192, "tiny": 96}  # pixels; also the smallest image side that is used
 TRANSFORM_SHARE = 0.7  # of the minutes; the prior's codes take a tenth, the prior itself the rest
 CODES_SHARE = 0.1
 PRIOR_LEARNING_RATE = 1e-2  # of parameters whose unit is 64 integer steps: see bench/LOG.md
+PRIOR_BATCH = 8
 HELD_OUT = 16  # every 16th photograph where no validation folder is given
 REPORT_IMAGES = 8  # photographs of the validation set in the card's table
 REPORT_QUALITIES = (0, 25, 50, 75, 100)
 
 
-def train(
-    folder: Path,
-    out: Path,
-    *,
-    preset: str = "default",
-    max_minutes: float = 120,
-    valid: Path | None = None,
-    threads: int | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    progress: Report = print,
-) -> None:
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train. `start` is the folder of an exported model whose transform the training begins with.
+
+    `batch` is that of one process; `crop` in pixels is the preset's unless given.
+    """
+
+    preset: str = "default"
+    max_minutes: float = 120
+    valid: Path | None = None
+    start: Path | None = None
+    batch: int = 8
+    crop: int | None = None
+    learning_rate: float = 1e-3
+    threads: int | None = None
+    seed: int = 0
+    compiled: bool | None = None
+    resume: bool = False
+
+    @property
+    def chosen(self) -> Preset:
+        """The preset by its name."""
+        return PRESETS[self.preset]
+
+    def schedule(self, share: float, batch: int, learning_rate: float) -> Schedule:
+        """A stage's part of the minutes."""
+        crop = self.crop or self.chosen.crop
+        return Schedule(10**9, self.max_minutes * share, batch=batch, crop=crop, seed=self.seed, learning_rate=learning_rate)
+
+
+def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> None:
     """Trains a model on the photographs below `folder` and exports it to `out`.
 
-    Checkpoints lie in `out/checkpoints`; `resume` continues from them and starts anew where there are none.
-    Raises `TrainingError` for an unusable folder and for checkpoints that would be overwritten or do not fit.
+    Checkpoints, logs and sample pictures lie in `out/checkpoints`; `resume` continues from them and starts anew where there are
+    none. Under `torchrun` all processes train together. Raises `TrainingError` for an unusable folder and for checkpoints that
+    would be overwritten or do not fit.
     """
     checkpoints = out / "checkpoints"
-    if not resume and any(checkpoints.glob("*.safetensors")):
+    if not options.resume and any(checkpoints.glob("*.safetensors")):
         raise TrainingError(f"{checkpoints} holds an earlier training; continue it with --resume, or choose another --out")
-    if threads:
-        torch.set_num_threads(threads)
-    config, crop = PRESETS[preset], CROP[preset]
-    images = load_images(folder, crop, progress)
-    if valid is not None:
-        held_out = load_images(valid, crop, progress)
-    else:
-        held_out, images = (images[::HELD_OUT], [x for i, x in enumerate(images) if i % HELD_OUT]) if len(images) > 1 else (images, images)
-    progress(f"{len(images)} photographs to train on, {len(held_out)} held out")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    world = World.join()
+    display = display if world.first else Silent()
+    images, held_out = load_data(folder, options, display)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    schedule = Schedule(10**9, max_minutes * TRANSFORM_SHARE, crop=crop, seed=seed)
-    transform = train_transform(config, images, checkpoints, schedule, device, progress)
+    transform = train_transform(images, held_out, checkpoints, options, world, display)
     for row in evaluate(transform.average, held_out[:REPORT_IMAGES], [quality / 100 for quality in REPORT_QUALITIES]):
-        progress("transform: " + _figures(row))
-    minutes = max_minutes * (1 - TRANSFORM_SHARE - CODES_SHARE)
+        display.line("transform: " + _figures(row))
     coded = load_codes(checkpoints / "codes.safetensors", transform.step)
     if not coded:
-        coded = list(encode_images(transform.average, images, seed, max_minutes * CODES_SHARE))
-        save_codes(checkpoints / "codes.safetensors", coded, transform.step)
-    progress(f"prior: {len(coded)} photographs encoded")
-    prior = train_prior(
-        config, coded, checkpoints, Schedule(10**9, minutes, seed=seed, learning_rate=PRIOR_LEARNING_RATE), device, progress
-    )
-    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], seed, math.inf, passes=1))
-    card = {
+        coded = list(encode_images(transform.average, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
+        if world.size == 1:
+            save_codes(checkpoints / "codes.safetensors", coded, transform.step)
+    display.line(f"prior: {len(coded)} photographs encoded")
+    prior = train_prior(coded, checkpoints, options, world, display)
+    if not world.first:
+        return
+    card = _card(options, len(images), transform, prior, len(coded))
+    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
+    card["training"]["bits_per_code_held_out"] = evaluate_prior(prior.average, prior_valid)
+    export_model(transform.average, prior.average, out, out.resolve().name, card)
+    for row in measure(out, held_out[:REPORT_IMAGES], REPORT_QUALITIES):
+        display.line("model: " + _figures(row))
+    display.line(f"model written to {out}; use it with --model {out}")
+
+
+def load_data(folder: Path, options: TrainOptions, display: Display) -> tuple[list[Tensor], list[Tensor]]:
+    """The photographs to train on and those to report on."""
+    crop = options.crop or options.chosen.crop
+    images = load_images(folder, crop, display.line)
+    if options.valid is not None:
+        held_out = load_images(options.valid, crop, display.line)
+    elif len(images) > 1:
+        held_out, images = images[::HELD_OUT], [x for i, x in enumerate(images) if i % HELD_OUT]
+    else:
+        held_out = images
+    display.line(f"{len(images)} photographs to train on, {len(held_out)} held out")
+    return images, held_out
+
+
+def train_transform(
+    images: Sequence[Tensor], held_out: Sequence[Tensor], checkpoints: Path, options: TrainOptions, world: World, display: Display
+) -> TransformTrainer:
+    """Trains the transform to the end of its schedule, from its checkpoint where there is one."""
+    schedule = options.schedule(TRANSFORM_SHARE, options.batch, options.learning_rate)
+    start = exported_weights(options.start) if options.start else None
+    compiled = world.device.type == "cuda" if options.compiled is None else options.compiled
+    preset = options.chosen
+    trainer = TransformTrainer(preset.config.transform, schedule, world, plain=preset.plain, start=start, compiled=compiled)
+    checkpoint = checkpoints / "transform.safetensors"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        display.line(f"transform: resumed at step {trainer.step}")
+    shown = trainer.minutes
+    for row in run(trainer, CropSampler(images, schedule, world), checkpoint):
+        _note("transform", row, checkpoints, world, display)
+        if world.first and trainer.started and row["minutes"] - shown > SAVE_MINUTES:
+            write_samples(checkpoints / "samples.png", trainer.average, held_out, schedule.crop)
+            shown = row["minutes"]
+    if world.first and trainer.started:
+        write_samples(checkpoints / "samples.png", trainer.average, held_out, schedule.crop)
+    return trainer
+
+
+def train_prior(coded: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display) -> PriorTrainer:
+    """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
+    schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
+    trainer = PriorTrainer(options.chosen.config, schedule, world)
+    checkpoint = checkpoints / "prior.safetensors"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        display.line(f"prior: resumed at step {trainer.step}")
+    for row in run(trainer, WindowSampler(coded, schedule.batch, schedule.seed, world), checkpoint):
+        _note("prior", row, checkpoints, world, display)
+    return trainer
+
+
+def _note(stage: str, row: Row, checkpoints: Path, world: World, display: Display) -> None:
+    """Logs and shows a row."""
+    if world.first:
+        write_row(checkpoints / f"{stage}.csv", row)
+    display.figures(stage, row)
+
+
+def _card(options: TrainOptions, photographs: int, transform: TransformTrainer, prior: PriorTrainer, coded: int) -> dict[str, Any]:
+    """What `model.json` says of the training."""
+    return {
         "created": time.strftime("%Y-%m-%d"),
         "training": {
-            "preset": preset,
-            "photographs": len(images),
-            "transform": {"steps": transform.step, "minutes": round(transform.minutes, 1)},
-            "prior": {"steps": prior.step, "minutes": round(prior.minutes, 1), "coded_images": len(coded)},
-            "bits_per_code_held_out": evaluate_prior(prior.average, prior_valid),
-            "seed": seed,
+            "preset": options.preset,
+            "photographs": photographs,
+            "start": str(options.start) if options.start else None,
+            "transform": {"steps": transform.step, "minutes": round(transform.minutes, 1), "batch": options.batch * transform.world.size},
+            "prior": {"steps": prior.step, "minutes": round(prior.minutes, 1), "coded_images": coded},
+            "seed": options.seed,
             "threads": torch.get_num_threads(),
-            "machine": f"{device.type}, {platform.machine()}",
+            "processes": transform.world.size,
+            "machine": f"{transform.world.device.type}, {platform.machine()}",
             "vqcodec": __version__,
             "commit": _commit(),
             "torch": torch.__version__,
         },
     }
-    export_model(transform.average, prior.average, out, out.resolve().name, card)
-    for row in measure(out, held_out[:REPORT_IMAGES], REPORT_QUALITIES):
-        progress("model: " + _figures(row))
-    progress(f"model written to {out}; use it with --model {out}")
-
-
-def train_transform(
-    config: ModelConfig, images: Sequence[Tensor], checkpoints: Path, schedule: Schedule, device: torch.device, progress: Report
-) -> TransformTrainer:
-    """Trains the transform to the end of its schedule, from its checkpoint where there is one."""
-    trainer = TransformTrainer(config.transform, schedule, device)
-    checkpoint = checkpoints / "transform.safetensors"
-    if checkpoint.exists():
-        trainer.load(checkpoint)
-        progress(f"transform: resumed at step {trainer.step}")
-    for row in trainer.run(CropSampler(images, schedule, device), checkpoint):
-        write_log(checkpoints / "transform.jsonl", row)
-        progress("transform: " + _figures(row))
-    return trainer
-
-
-def train_prior(
-    config: ModelConfig, coded: Sequence[CodedImage], checkpoints: Path, schedule: Schedule, device: torch.device, progress: Report
-) -> PriorTrainer:
-    """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
-    trainer = PriorTrainer(config, schedule, device)
-    checkpoint = checkpoints / "prior.safetensors"
-    if checkpoint.exists():
-        trainer.load(checkpoint)
-        progress(f"prior: resumed at step {trainer.step}")
-    for row in trainer.run(WindowSampler(coded, schedule.batch, schedule.seed), checkpoint):
-        write_log(checkpoints / "prior.jsonl", row)
-        progress("prior: " + _figures(row))
-    return trainer
 
 
 def measure(folder: Path, images: Sequence[Tensor], qualities: Sequence[float]) -> list[dict[str, float]]:

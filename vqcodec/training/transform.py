@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqcodec.config import LEVELS, TransformConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
-from vqcodec.training.data import CropSampler, pad_to_multiple
+from vqcodec.training.data import pad_to_multiple
+from vqcodec.training.loop import World
 from vqcodec.training.quantize import SPREAD
-from vqcodec.training.schedule import Clock, Schedule
+from vqcodec.training.schedule import Schedule
 from vqcodec.training.start import start_from
 from vqcodec.training.vqvae import VQVAE
 
@@ -28,6 +30,8 @@ RATE_FIRST = 0.3
 START_BATCHES = 12  # for the k-means start
 COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
 WARMUP_DROP, DROP = 0.15, 0.05  # chance that a batch is decoded without its bottom level (half of them also without middle)
+COMMITMENT = 0.25  # weight of the VQ distance in a plain training (van den Oord et al. 2017, eq. 3)
+SPLIT_STEPS = 200
 SPLIT_END = 0.75  # no codes are split after this fraction, so that the rate model can settle
 CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the networks
 BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
@@ -46,15 +50,30 @@ def rate_ramp(progress: float) -> float:
 
 
 class TransformTrainer:
-    """Model, averaged weights, optimiser and the step that ties them; saves and resumes exactly."""
+    """Model, averaged weights, optimiser and the step that ties them; saves and resumes exactly.
 
-    def __init__(self, config: TransformConfig, schedule: Schedule, device: torch.device, start: dict[str, Tensor] | None = None):
+    `start` are weights to continue from (start.py). A `plain` training is that of the papers (presets.py).
+    """
+
+    def __init__(
+        self,
+        config: TransformConfig,
+        schedule: Schedule,
+        world: World,
+        *,
+        plain: bool = False,
+        start: dict[str, Tensor] | None = None,
+        compiled: bool = False,
+    ):
         torch.manual_seed(schedule.seed)
-        self.schedule, self.device = schedule, device
-        model = VQVAE(config)
+        self.schedule, self.world, self.plain = schedule, world, plain
+        model = VQVAE(config, plain)
         self.continued = start is not None and start_from(model, start)  # quantisers and all: no warm-up
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(world.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.parallel = world.parallel(self.model)
+        if compiled:
+            self.parallel = cast(nn.Module, torch.compile(self.parallel))
         codebooks = [quantizer.codebooks for quantizer in self.model.quantizers]
         others = [p for p in self.model.parameters() if all(p is not c for c in codebooks)]
         # the codebooks must keep up with latents that a whole network moves
@@ -64,45 +83,31 @@ class TransformTrainer:
         self.started = self.continued  # whether the k-means start has been made
         self.minutes = 0.0
 
-    def run(self, sampler: CropSampler, checkpoint: Path, save_every: float = 5.0) -> Iterator[dict[str, float]]:
-        """Trains to the end of the schedule; yields a row of figures every 50 steps."""
-        clock = Clock(self.schedule, self.minutes)
-        saved, count = clock.minutes(), 0
-        sums: dict[str, Tensor] = {}
-        while (progress := clock.progress(self.step)) < 1:
-            if progress >= WARMUP and not self.started:
-                self.kmeans_start([sampler(-1 - index) for index in range(START_BATCHES)])
-            row = self.train_step(sampler(self.step), progress)
-            for key, value in row.items():  # tensors: a number asked for at every step would make an accelerator wait
-                sums[key] = sums[key] + value if key in sums else value
-            self.step, count, self.minutes = self.step + 1, count + 1, clock.minutes()
-            if count == 50:
-                yield {"step": self.step, "minutes": self.minutes, **{k: v.item() / count for k, v in sums.items()}}
-                sums, count = {}, 0
-            if clock.minutes() - saved > save_every:
-                self.save(checkpoint)
-                saved = clock.minutes()
-        self.save(checkpoint)
+    def prepare(self, draw: Callable[[int], Tensor], progress: float) -> None:
+        """The k-means start after the warm-up, and from then on the splitting of dead codes."""
+        if not self.started and (self.plain or progress >= WARMUP):
+            self.kmeans_start([draw(-1 - index) for index in range(START_BATCHES)])
+        elif self.started and not self.plain and progress < SPLIT_END and self.step % SPLIT_STEPS == SPLIT_STEPS - 1:
+            for quantizer in self.model.quantizers:
+                quantizer.split_dead(0.02)
+                self.world.share([*quantizer.parameters(), *quantizer.buffers()])
+
+    def qualities(self, count: int) -> Tensor:
+        """This process's part of the batch's qualities (B,): stratified, so that every batch sees the whole range."""
+        total = count * self.world.size
+        return ((torch.arange(total) + torch.rand(total)) / total)[self.world.rank :: self.world.size].to(self.world.device)
 
     def train_step(self, images: Tensor, progress: float) -> dict[str, Tensor]:
         """One optimiser step on float images (B, 3, H, W); returns its figures as scalars on the device."""
-        noisy = progress < WARMUP and not self.started
+        noisy = not self.started
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step)  # a step's noise must not depend on when a run was resumed
-        # stratified: every batch sees the whole range of qualities
-        quality = (torch.arange(len(images)) + torch.rand(len(images))) / len(images)
-        quality = quality.to(self.device)
+        quality = self.qualities(len(images))
         drop = (WARMUP_DROP if noisy else DROP) * torch.rand(()).reciprocal().item()
-        levels = 3 if drop < 1 else 2 if drop < 2 else 1
-        rate_weight = 1.0 if self.continued else rate_ramp(progress)
-        self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
-            images_last = images.contiguous(memory_format=torch.channels_last)
-            result = self.model(images_last, quality, rate_weight, noisy, levels)
-        weight = self.model.lagrangian(quality)
-        mse = (result.images - images).square().mean((1, 2, 3))
-        bits, distance = sum(result.bits), sum(result.distance)
-        loss = weight * mse + distance + bits * (1.0 if noisy else rate_weight)
-        loss = (loss * (weight / self.model.config.lambda_min) ** -BALANCE).mean()
+        levels = 3 if drop < 1 or self.plain else 2 if drop < 2 else 1
+        rate_weight = 0.0 if self.plain else 1.0 if self.continued else rate_ramp(progress)
+        torch.manual_seed(self.schedule.seed * 1_000_003 + self.step + 7919 * self.world.rank)  # each process its own noise
+        with torch.autocast(self.world.device.type, torch.bfloat16):
+            loss, figures = self.loss(images, quality, rate_weight, noisy, levels)
         factor = learning_rate_factor(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * factor * group["boost"]
@@ -110,21 +115,37 @@ class TransformTrainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        replaced = 0
-        if not noisy and progress < SPLIT_END and self.step % 200 == 199:
-            replaced = sum(quantizer.split_dead(0.02) for quantizer in self.model.quantizers)
         self.update_average()
+        return figures
+
+    def loss(
+        self, images: Tensor, quality: Tensor, rate_weight: float, noisy: bool = False, levels: int = 3
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (B, 3, H, W) in [0, 1], quality (B,) -> the loss, with its gradient, and the figures to report."""
+        self.model.train()
+        weight_of_rate = torch.tensor(rate_weight, device=images.device)  # a number would compile the net anew at every step
+        result = self.parallel(images.contiguous(memory_format=torch.channels_last), quality, weight_of_rate, noisy, levels)
+        weight = self.model.lagrangian(quality)
+        mse = (result.images - images).square().mean((1, 2, 3))
+        bits, distance = sum(result.bits), sum(result.distance)
+        if self.plain:
+            loss = weight * mse + COMMITMENT * distance
+        else:
+            loss = weight * mse + distance + bits * (1.0 if noisy else rate_weight)
+            loss = loss * (weight / self.model.config.lambda_min) ** -BALANCE
         psnr = -10 * (mse.detach() + 1e-9).log10()
-        return {
-            "loss": loss.detach(),
-            "mse": mse.detach().mean(),
+        figures = {
+            "loss": loss.detach().mean(),
+            "mse": 65025 * mse.detach().mean(),
+            "psnr": psnr.mean(),
             "bpp": bits.detach().mean(),
             "vq": distance.detach().mean(),
-            **{f"bpp_{name}": level.detach().mean() for name, level in zip(LEVELS, result.bits, strict=False)},
+            **{f"bpp_{name}": level.detach().mean() for name, level in zip(LEVELS, result.bits, strict=True)},
             "low_psnr": psnr[0],
             "high_psnr": psnr[-1],
-            "replaced": torch.tensor(float(replaced)),
+            "codes_used": torch.stack([quantizer.used() for quantizer in self.model.quantizers if quantizer.config.stages]).mean(),
         }
+        return loss.mean(), figures
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -141,13 +162,14 @@ class TransformTrainer:
         found: list[list[Tensor]] = []
         for images in batches:
             # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
-            quality = torch.linspace(0.5, 1, len(images), device=self.device)
+            quality = torch.linspace(0.5, 1, len(images), device=self.world.device)
             found.append(self.model.latents_for_start(images, quality))
         for quantizer, parts in zip(self.model.quantizers, zip(*found, strict=True), strict=True):
             latents = torch.cat(parts)
             while len(latents) < 2 * quantizer.config.codebook_size:
                 latents = torch.cat([latents, latents + SPREAD * torch.randn_like(latents)])
-            quantizer.kmeans_start(latents[torch.randperm(len(latents), device=self.device)[:20_000]])
+            quantizer.kmeans_start(latents[torch.randperm(len(latents), device=self.world.device)[:20_000]])
+        self.world.share([*self.model.parameters(), *self.model.buffers()])
         self.average.load_state_dict(self.model.state_dict())
         self.started = True
 

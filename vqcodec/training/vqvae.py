@@ -121,11 +121,14 @@ class Pass(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """The whole transform. `forward` is the training pass; `encode` and `decode` are what gets exported."""
+    """The whole transform. `forward` is the training pass; `encode` and `decode` are what gets exported.
 
-    def __init__(self, config: TransformConfig):
+    A `plain` one has one rate, whatever the quality, and takes the nearest codes, whatever their rate.
+    """
+
+    def __init__(self, config: TransformConfig, plain: bool = False):
         super().__init__()
-        self.config = config
+        self.config, self.plain = config, plain
         widths = config.widths[:0:-1]  # at 1/32, 1/16, 1/8
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -133,10 +136,11 @@ class VQVAE(nn.Module):
         for conv in self.posterior:  # latents must stand out of the warm-up's noise from the first step
             conv.weight.data.mul_(8)
         self.context = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
-        self.quantizers = nn.ModuleList([ResidualQuantizer(lv, w) for lv, w in zip(config.levels, widths, strict=True)])
+        self.quantizers = nn.ModuleList([ResidualQuantizer(lv, w, plain) for lv, w in zip(config.levels, widths, strict=True)])
 
     def lagrangian(self, quality: Tensor) -> Tensor:
         """lambda of a quality: (B,) -> (B,)."""
+        quality = self._held(quality)
         low, high = self.config.lambda_min, self.config.lambda_max
         return low * (high / low) ** quality
 
@@ -144,23 +148,32 @@ class VQVAE(nn.Module):
         """Scale of the latents before the quantiser, (B, 1, 1, 1): distances there are in bits at any quality."""
         return (self.lagrangian(quality) / LAMBDA_UNIT).sqrt()[:, None, None, None]
 
+    def _held(self, quality: Tensor) -> Tensor:
+        """The quality that counts: a plain transform knows one alone."""
+        return torch.full_like(quality, 0.5) if self.plain else quality
+
+    def _anchors(self, quality: Tensor) -> Tensor:
+        return anchor_weights(self._held(quality), self.config.anchors)
+
     def _latents(self, level: int, features: Tensor, state: Tensor, gain: Tensor) -> Tensor:
         return self.posterior[level](torch.cat([features, state], 1)).float() * gain
 
-    def forward(self, images: Tensor, quality: Tensor, rate_weight: float, noisy: bool = False, levels: int = 3) -> Pass:
+    def forward(self, images: Tensor, quality: Tensor, rate_weight: float | Tensor, noisy: bool = False, levels: int = 3) -> Pass:
         """The training pass, of the `levels` coarsest levels alone (the others count as zero latents).
 
         With `noisy`, additive noise stands in for the quantisers (the warm-up).
         """
-        anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
+        anchors, gain = self._anchors(quality), self.gain(quality)
         features = self.encoder(images, anchors)
         batch, pixels = images.shape[0], images.shape[2] * images.shape[3]
         result = Pass(images, [], [], [])
         paths = TRAINING_PATHS if self.training else PATHS[DEFAULT_EFFORT]
         state = self.decoder.start.expand_as(features[0])
         for level, quantizer in enumerate(self.quantizers):
-            if level >= levels:
+            if level >= levels or not quantizer.config.stages:
                 state = self.decoder.refine(level, state + self.decoder.enter[level].bias[:, None, None], anchors)
+                result.bits.append(images.new_zeros(batch))
+                result.distance.append(images.new_zeros(batch))
                 continue
             latents = self._latents(level, features[level], state, gain)
             shape = (batch, *latents.shape[2:], latents.shape[1])
@@ -179,26 +192,31 @@ class VQVAE(nn.Module):
 
     def latents_for_start(self, images: Tensor, quality: Tensor) -> list[Tensor]:
         """Latents (N, D) of each level where nothing is quantised, for the k-means start."""
-        anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
+        anchors, gain = self._anchors(quality), self.gain(quality)
         features = self.encoder(images, anchors)
         state = self.decoder.start.expand_as(features[0])
         found: list[Tensor] = []
         for level in range(3):
             latents = self._latents(level, features[level], state, gain)
             found.append(flat(latents))
-            state = self.decoder.refine(level, state + self.decoder.enter[level](latents / gain), anchors)
+            entered = latents / gain * (self.quantizers[level].config.stages > 0)
+            state = self.decoder.refine(level, state + self.decoder.enter[level](entered), anchors)
         return found
 
     def encode(self, images: Tensor, quality: Tensor, paths: int) -> list[Tensor]:
         """(B, 3, H, W), (B,) -> codes of the three levels, each (B, S, h, w), from a search that keeps `paths` (quantize.py)."""
         self.eval()
-        anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
+        anchors, gain = self._anchors(quality), self.gain(quality)
         features = self.encoder(images, anchors)
         state = self.decoder.start.expand_as(features[0])
         found: list[Tensor] = []
         for level, quantizer in enumerate(self.quantizers):
             latents = self._latents(level, features[level], state, gain)
-            result = quantizer(flat(latents), flat(self.context[level](state, anchors)), 1.0, paths)
+            if not quantizer.config.stages:
+                found.append(torch.zeros(len(images), 0, *latents.shape[2:], dtype=torch.long, device=images.device))
+                state = self._add(level, found[-1], state, gain, anchors)
+                continue
+            result = quantizer(flat(latents), flat(self.context[level](state, anchors)), 0.0 if self.plain else 1.0, paths)
             height, width = latents.shape[2:]
             found.append(result.codes.view(-1, height, width, result.codes.shape[1]).permute(0, 3, 1, 2))
             state = self._add(level, found[-1], state, gain, anchors)
@@ -206,7 +224,7 @@ class VQVAE(nn.Module):
 
     def decode(self, codes: list[Tensor], quality: Tensor, keep: Tensor) -> Tensor:
         """Codes, (B,), keep (3,) of 0 or 1 per level -> images (B, 3, H, W); a dropped level counts as zero latents."""
-        anchors, gain = anchor_weights(quality, self.config.anchors), self.gain(quality)
+        anchors, gain = self._anchors(quality), self.gain(quality)
         batch, _, height, width = codes[0].shape
         state = self.decoder.start.expand(batch, -1, height, width)
         for level in range(3):
@@ -215,6 +233,8 @@ class VQVAE(nn.Module):
 
     def _add(self, level: int, codes: Tensor, state: Tensor, gain: Tensor, anchors: Tensor, keep: Tensor | None = None) -> Tensor:
         codebooks = self.quantizers[level].codebooks
+        if not len(codebooks):
+            return self.decoder.refine(level, state + self.decoder.enter[level].bias[:, None, None], anchors)
         latents = sum((codebooks[s][codes[:, s]] for s in range(len(codebooks))), start=codebooks.new_zeros(()))
         latents = latents.permute(0, 3, 1, 2) / gain
         if keep is not None:
