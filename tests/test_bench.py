@@ -103,7 +103,8 @@ def test_rows_equal_what_the_command_line_produces(dataset: Path, tmp_path: Path
         for setting in settings
         for name in ("cat.png", "more/cup, hot.png")
     }
-    assert set(head) == {"machine", "versions", "commit", "started", "dataset", "codecs"}
+    assert set(head) == {"machine", "versions", "dataset", "codecs"}
+    assert set(head["codecs"]["jpeg"]) == {"library", "knob", "fixed", "commit", "started", "load", "jobs"}
     assert (head["dataset"], head["codecs"]["jpeg"]["fixed"]) == ("set", "optimised, progressive, 4:2:0")
     for row in (row for row in rows if row.codec == "vqcodec"):
         original = load_image(dataset / row.image)
@@ -158,12 +159,33 @@ def test_an_interrupt_keeps_rows_and_resume_continues(dataset: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
-def test_resume_refuses_rows_of_another_model(dataset: Path) -> None:
+@pytest.mark.parametrize("changed", [r"model golden \(\w+\)", r"source \w+", r"onnxruntime [\d.]+"])
+def test_resume_refuses_rows_of_another_model_or_code_until_they_are_measured_again(changed: str, dataset: Path) -> None:
+    rows, _, _ = measured(plan(dataset))
+    table = plan(dataset).table
+    table.write_text(re.sub(changed, "another", table.read_text()).replace('"started": "20', '"started": "19'))
+    with pytest.raises(BenchError, match="rows of another vqcodec: measure anew with --resume --again vqcodec, or name another --out"):
+        measured(plan(dataset, resume=True))
+    assert len(read_file(table)[1]) == len(rows)
+    bar = Bar()
+    again, failures, told = measured(plan(dataset, resume=True, again=("vqcodec",)), bar)
+    assert (bar.length, failures, told) == (4, [], ["4 rows are there already"])
+    assert again[:4] == [row for row in rows if row.codec == "jpeg"]
+    assert [(row.key, row.bytes) for row in again[4:]] == [(row.key, row.bytes) for row in rows if row.codec == "vqcodec"]
+    codecs = read_file(table)[0]["codecs"]
+    assert (codecs["jpeg"]["started"][:2], codecs["vqcodec"]["started"][:2]) == ("19", "20")
+    points = json.loads((table.parent / "results.json").read_text())["summary"]["points"]
+    assert [point["codec"] for point in points] == ["vqcodec", "vqcodec", "jpeg", "jpeg"]
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(("fact", "found"), [("machine", "another machine"), ("dataset", "another dataset")])
+def test_resume_never_mixes_machines_or_datasets(fact: str, found: str, dataset: Path) -> None:
     measured(plan(dataset))
     table = plan(dataset).table
-    table.write_text(re.sub(r"model golden \(\w+\)", "model golden (000000000000)", table.read_text()))
-    with pytest.raises(BenchError, match="measured with other vqcodec"):
-        measured(plan(dataset, resume=True))
+    table.write_text(re.sub(rf"# {fact}: .*", f'# {fact}: "other"', table.read_text()))
+    with pytest.raises(BenchError, match=f"{found}; name another --out"):
+        measured(plan(dataset, resume=True, again=("vqcodec", "jpeg")))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -256,7 +278,8 @@ def test_without_the_extra_the_command_says_what_to_install(dataset: Path, tmp_p
         (["set", "--codecs", "jpeg", "--qualities", "jpeg=high"], "no list of settings"),
         (["set", "--codecs", "jpeg", "--qualities", "jpeg=nan"], "no finite number"),
         (["set", "--codecs", "jpeg", "--qualities", "jpeg=5.5"], "takes whole numbers from 1 to 95"),
-        (["set", "--codecs", "jpeg", "--qualities", "webp=5"], "settings for webp"),
+        (["set", "--codecs", "jpeg", "--qualities", "webp=5"], "settings or --again for webp"),
+        (["set", "--codecs", "jpeg", "--again", "webp"], "settings or --again for webp"),
         (["set", "--model", "nothing"], "no model 'nothing'"),
         (["set", "--reference", "nothing.csv"], "no table of published points"),
     ],

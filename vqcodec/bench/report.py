@@ -32,6 +32,15 @@ CAPTIONS = {
     "levels.png": "Bytes of vqcodec's three levels at each quality.",
     "speed.png": "Medians at each codec's setting in the middle.",
 }
+FACTS = {  # of a codec in the table's head, and what the report calls them
+    "library": "library",
+    "knob": "setting",
+    "fixed": "fixed",
+    "commit": "commit",
+    "started": "begun",
+    "load": "load then",
+    "jobs": "processes",
+}
 CURVES, CHARTS = ("bpp-psnr.png", "bpp-mse.png", "bpp-msssim.png"), ("levels.png", "speed.png")
 
 
@@ -59,10 +68,8 @@ def write_report(out: Path, head: dict[str, Any], summary: Summary, coders: list
         charts=figures(plots, CHARTS),
         count=len(summary.images),
         points=points_table(summary),
-        settings=table(
-            ("codec", "library", "setting", "fixed"), (map(text, (name, *facts.values())) for name, facts in head["codecs"].items())
-        ),
-        head=table(("", ""), ((text(key), text(words(head[key]))) for key in ("machine", "versions", "commit", "started"))),
+        settings=table(("codec", *FACTS.values()), ([text(name), *map(text, facts_of(facts))] for name, facts in head["codecs"].items())),
+        head=table(("", ""), ((text(key), text(words(head[key]))) for key in ("machine", "versions"))),
         sources=sources(summary),
         remarks=remarks(summary),
     )
@@ -180,6 +187,11 @@ def rate_cells(rate: BDRate) -> list[str]:
     kind = "good" if rate.percent < 0 else "bad"
     bounds = [f"<td>{bound:.2f} dB</td>" for bound in (rate.low, rate.high)]
     return [text(rate.anchor), f'<td class="{kind}">{rate.percent:+.1f} %</td>', *bounds]
+
+
+def facts_of(codec: dict[str, Any]) -> list[object]:
+    """What a table's head knows of a codec, in the order of `FACTS`."""
+    return ["" if codec.get(key) is None else codec[key] for key in FACTS]
 
 
 def sources(summary: Summary) -> str:

@@ -121,12 +121,14 @@ def _time(*arguments: str) -> float:
 
 
 def start_file(path: Path, head: dict[str, Any], rows: Iterable[Row] = ()) -> None:
-    """Writes head, column names and `rows` anew."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Writes head, column names and `rows` anew; an interrupt leaves the earlier file as it was."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"{MARK}{key}: {json.dumps(value)}\n" for key, value in head.items())
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    new.replace(path)
 
 
 def append(path: Path, row: Row) -> None:
