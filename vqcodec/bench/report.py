@@ -30,7 +30,7 @@ CAPTIONS = {
     "bpp-mse.png": "The same against the mean squared error, both axes logarithmic.",
     "bpp-msssim.png": "Multi-scale structural similarity.",
     "levels.png": "Bytes of vqcodec's three levels at each quality.",
-    "speed.png": "Medians at each codec's setting in the middle.",
+    "speed.png": "Medians at each codec's setting in the middle; the processor's time, which other work on the machine hardly changes.",
 }
 FACTS = {  # of a codec in the table's head, and what the report calls them
     "library": "library",
@@ -156,6 +156,8 @@ def points_table(summary: Summary) -> str:
         "MS-SSIM",
         "encode s/MP",
         "decode s/MP",
+        "encode CPU s/MP",
+        "decode CPU s/MP",
         "top",
         "middle",
         "bottom",
@@ -167,7 +169,7 @@ def points_table(summary: Summary) -> str:
 def point_cells(point: Point) -> list[str]:
     """A line of the table of points."""
     similarity = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
-    times = (point.encode_s_per_megapixel, point.decode_s_per_megapixel)
+    times = (point.encode_s_per_megapixel, point.decode_s_per_megapixel, point.encode_cpu_s_per_megapixel, point.decode_cpu_s_per_megapixel)
     shown = [
         f"{point.setting:g}",
         f"{point.bpp:.4f}",
@@ -176,7 +178,7 @@ def point_cells(point: Point) -> list[str]:
         f"{point.psnr_of_mean_mse:.3f}",
         similarity,
     ]
-    shown += [f"{seconds:.3f}" for seconds in times] + [f"{size:.0f}" for size in point.level_bytes or ()]
+    shown += ["" if seconds is None else f"{seconds:.3f}" for seconds in times] + [f"{size:.0f}" for size in point.level_bytes or ()]
     return [f"<td>{point.codec}</td>", *(f"<td>{value}</td>" for value in shown)]
 
 
