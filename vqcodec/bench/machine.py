@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
 def moment() -> dict[str, Any]:
     """When a codec's rows were begun: commit, time, and how many processes wanted the processor in the minute before."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {"commit": commit(), "started": datetime.now(UTC).isoformat(timespec="seconds"), "load": load}
+    return {"commit": commit(), "started": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "load": load}
 
 
 def source() -> str:
