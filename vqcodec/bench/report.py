@@ -205,7 +205,10 @@ def sources(summary: Summary) -> str:
     if not summary.reference:
         return ""
     found = dict.fromkeys((point.codec, point.source) for point in summary.reference)
-    return f'<div class="scroll">{table(("published curve", "source"), (map(text, pair) for pair in found), words_only=True)}</div>'
+    warning = "<p>Published curves and the BD-rates against them mean something only where they are of these same pictures.</p>"
+    return (
+        f'{warning}<div class="scroll">{table(("published curve", "source"), (map(text, pair) for pair in found), words_only=True)}</div>'
+    )
 
 
 def remarks(summary: Summary) -> str:
