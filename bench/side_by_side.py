@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from vqcodec import codec, image, metrics
+from vqcodec.model import load_model
 
 GAP, CAPTION = 8, 24  # pixels
 
@@ -36,7 +38,9 @@ def main() -> None:
     draw.text((4, height + 3), f"original, {width} x {height}", "black", font)
     caption = f"quality {arguments.quality:g}: {len(data):,} bytes, {bpp:.3f} bpp, {psnr:.2f} dB"
     draw.text((width + GAP + 4, height + 3), caption, "black", font)
-    drawn.save(arguments.out, optimize=True)
+    facts = PngInfo()
+    facts.add_text("model", load_model(arguments.model).id.hex())  # tests/test_figures.py compares it
+    drawn.save(arguments.out, optimize=True, pnginfo=facts)
     print(caption)
 
 

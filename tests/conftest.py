@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # One BLAS thread, as the command line has it. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -10,7 +11,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-from tests.support import DEFAULT_MODEL, GOLDEN
+from tests.support import DEFAULT_MODEL, GOLDEN, IMAGES, load_image
+from vqcodec import image
 from vqcodec.model import Model, load_model
 
 # No deadline: machines that run this differ by a factor of ten, and nothing here may depend on time.
@@ -41,3 +43,14 @@ def model() -> Model:
 def default_model() -> Model:
     """The shipped model; only for tests marked `weights`."""
     return load_model(DEFAULT_MODEL)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two small pictures, one of them in a folder, and a file that is none."""
+    folder = tmp_path / "set"
+    (folder / "more").mkdir(parents=True)
+    (folder / "cat.png").write_bytes(image.write(load_image(IMAGES / "chelsea.png")[100:164, 100:196]))
+    (folder / "more" / "cup, hot.png").write_bytes(image.write(load_image(IMAGES / "coffee.png")[100:196, 200:264]))
+    (folder / "README.md").write_text("no picture")
+    return folder

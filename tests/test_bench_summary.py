@@ -22,7 +22,7 @@ CURVE = [(0.1, 26.0), (0.2, 28.5), (0.4, 31.0), (0.8, 34.0)]  # (bpp, PSNR)
 
 def row(codec: str, setting: float, image: str, bpp: float, mse: float) -> Row:
     psnr = 10 * math.log10(255**2 / mse)
-    return Row(codec, setting, image, 1000, 500, round(bpp * 62500), bpp, mse, psnr, 0.9, 0.25, 0.125)
+    return Row(codec, setting, image, 1000, 500, round(bpp * 62500), bpp, mse, psnr, 0.9, 0.25, 0.125, 0.5, 0.375)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.5])
@@ -61,6 +61,7 @@ def test_both_averages_of_psnr() -> None:
     assert point.psnr_mean == pytest.approx(28.131, abs=1e-3)
     assert point.psnr_of_mean_mse == pytest.approx(21.098, abs=1e-3)
     assert (point.encode_s_per_megapixel, point.decode_s_per_megapixel) == (0.5, 0.25)
+    assert (point.encode_cpu_s_per_megapixel, point.decode_cpu_s_per_megapixel) == (1.0, 0.75)
 
 
 def test_a_picture_that_one_codec_lacks_counts_nowhere() -> None:
@@ -102,4 +103,5 @@ def test_plots_are_pictures() -> None:
     plots = draw_all(summarise([*ours, row("jpeg", 5, "a.png", 0.2, 99.0)]))
     assert set(plots) == {"bpp-mse.png", "bpp-psnr.png", "bpp-msssim.png", "speed.png", "levels.png"}
     assert all(png.startswith(b"\x89PNG") for png in plots.values())
-    assert "levels.png" not in draw_all(summarise([row("jpeg", 5, "a.png", 0.2, 99.0)]))
+    plain = replace(row("jpeg", 5, "a.png", 0.2, 99.0), encode_cpu_s=None)
+    assert not {"levels.png", "speed.png"} & set(draw_all(summarise([plain])))

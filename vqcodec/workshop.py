@@ -64,8 +64,9 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 @click.option("--reference", type=click.Path(path_type=Path), metavar="CSV", help="Published points: codec, bpp, psnr, ms_ssim, source.")
 @click.option("--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Photographs that the report shows; default: DATASET's.")
 @click.option("--resume", is_flag=True, help="Continue the rows in REPORT_DIR.")
+@click.option("--again", default="", metavar="CODEC,...", help="With --resume: drop the rows of these and measure them anew.")
 @reports_errors
-def bench(dataset: Path, codecs: str, qualities: tuple[str, ...], **options: Any) -> None:
+def bench(dataset: Path, codecs: str, qualities: tuple[str, ...], again: str, **options: Any) -> None:
     """Measure rate and distortion of vqcodec and its peers on the pictures below DATASET.
 
     Writes rows, plots and a report to REPORT_DIR. A picture that cannot be read is skipped, and the exit code is 1.
@@ -75,7 +76,8 @@ def bench(dataset: Path, codecs: str, qualities: tuple[str, ...], **options: Any
         from vqcodec.bench import plan, run
     except ModuleNotFoundError as error:
         raise VQCodecError(f"the bench needs {str(error.name).split('.')[0]}; install the extra: pip install 'vqcodec[bench]'") from error
-    asked = plan.Plan(dataset, codecs=plan.parse_codecs(codecs), settings=plan.parse_settings(qualities), **options)
+    names, settings = plan.parse_codecs(codecs), plan.parse_settings(qualities)
+    asked = plan.Plan(dataset, codecs=names, settings=settings, again=plan.parse_codecs(again), **options)
     bar = partial(click.progressbar, label="measuring", file=sys.stderr, show_pos=True)
     skipped = run.bench(asked, lambda line: click.echo(line, err=True), bar)
     if skipped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -14,10 +15,11 @@ from typing import Any
 from vqcodec import __version__
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "constriction", "imagecodecs", "pillow-heif", "bjontegaard", "scipy")
+PACKAGE = Path(__file__).parent.parent
 
 
 def describe() -> dict[str, Any]:
-    """The head of a table. A package that is not installed has the version None."""
+    """Machine and versions, the head of a table. A package that is not installed has the version None."""
     return {
         "machine": {
             "processor": processor(),
@@ -25,13 +27,26 @@ def describe() -> dict[str, Any]:
             "system": platform.platform(),
             "python": platform.python_version(),
         },
-        "versions": {"vqcodec": __version__} | {name: _version(name) for name in PACKAGES},
-        "commit": commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"vqcodec": __version__} | {name: package_version(name) for name in PACKAGES},
     }
 
 
-def _version(name: str) -> str | None:
+def moment() -> dict[str, Any]:
+    """When a codec's rows were begun: commit, time, and how many processes wanted the processor in the minute before."""
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return {"commit": commit(), "started": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "load": load}
+
+
+def source() -> str:
+    """Identifies the codec's own code, without bench and training: rows of other code are not the same measurement."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -50,7 +65,7 @@ def processor() -> str:
 
 def commit() -> str | None:
     """The checkout's commit, with `-dirty` where files differ from it; None for an installed package."""
-    git, folder = shutil.which("git"), Path(__file__).parent.parent.parent
+    git, folder = shutil.which("git"), PACKAGE.parent
     if git is None or not (folder / ".git").exists():
         return None
     done = subprocess.run([git, "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True, check=False)

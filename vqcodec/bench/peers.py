@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from PIL import features
 
 from vqcodec import __version__, codec
+from vqcodec.bench.machine import package_version, source
 from vqcodec.errors import BenchError, MissingLibraryError
 from vqcodec.image import read
 from vqcodec.model import load_model
@@ -74,7 +75,8 @@ def _vqcodec(model: str) -> Coder:
         return codec.decompress(data, opened)
 
     fixed = f"model {opened.name} ({opened.id.hex()})"
-    library = f"vqcodec {__version__}"
+    parts = ", ".join(f"{name} {package_version(name)}" for name in ("numpy", "onnxruntime", "constriction"))
+    library = f"vqcodec {__version__} (source {source()}, {parts})"
     return Coder(OURS, library, "quality", fixed, (0, 20, 40, 60, 80, 100), (0, 100), False, compress, decompress)
 
 

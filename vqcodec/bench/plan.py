@@ -15,7 +15,8 @@ from vqcodec.image import FORMATS
 class Plan:
     """One bench. `settings` replaces a codec's default settings; `reference` is a table of published points.
 
-    `pictures` are the photographs that the report shows; the dataset's own where it is None.
+    `pictures` are the photographs that the report shows; the dataset's own where it is None. `again` names codecs whose
+    earlier rows are dropped and measured anew.
     """
 
     dataset: Path
@@ -28,6 +29,7 @@ class Plan:
     json: Path | None = None
     reference: Path | None = None
     pictures: Path | None = None
+    again: tuple[str, ...] = ()
 
     @property
     def table(self) -> Path:

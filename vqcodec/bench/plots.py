@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vqcodec.bench.peers import OURS
-from vqcodec.bench.summary import Summary
+from vqcodec.bench.summary import Point, Summary
 from vqcodec.config import LEVELS
 
 SIZE = (7.2, 4.6)  # inches
@@ -32,7 +32,9 @@ DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), "-
 
 def draw_all(summary: Summary) -> dict[str, bytes]:
     """PNG bytes of each plot that the summary has figures for, by its file's name."""
-    plots = {"bpp-mse.png": _rate_mse(summary), "bpp-psnr.png": _rate_psnr(summary), "speed.png": _speed(summary)}
+    plots = {"bpp-mse.png": _rate_mse(summary), "bpp-psnr.png": _rate_psnr(summary)}
+    if _timed(summary):
+        plots["speed.png"] = _speed(summary)
     if any(point.ms_ssim is not None for point in summary.points):
         plots["bpp-msssim.png"] = _rate_ms_ssim(summary)
     if any(point.level_bytes for point in summary.points):
@@ -81,12 +83,18 @@ def _decibel(similarity: float | None) -> float:
     return math.nan if similarity is None or similarity >= 1 else -10 * math.log10(1 - similarity)
 
 
-def _speed(summary: Summary) -> bytes:
-    """Bars: seconds per megapixel, at each codec's setting in the middle."""
-    figure, axes = _axes("seconds per megapixel, warm, in process (log scale)", "")
+def _timed(summary: Summary) -> list[Point]:
+    """Each codec's setting in the middle, where its rows have the processor's time; the first codec last."""
     points = [summary.curve(codec)[len(summary.curve(codec)) // 2] for codec in reversed(summary.codecs)]
+    return [point for point in points if point.encode_cpu_s_per_megapixel and point.decode_cpu_s_per_megapixel]
+
+
+def _speed(summary: Summary) -> bytes:
+    """Bars: the processor's seconds per megapixel, at each codec's setting in the middle."""
+    figure, axes = _axes("processor seconds per megapixel over all threads, warm, in process (log scale)", "")
+    points = _timed(summary)
     for offset, name, tone in ((0.2, "encode", 1.0), (-0.2, "decode", 0.5)):
-        seconds = [point.encode_s_per_megapixel if name == "encode" else point.decode_s_per_megapixel for point in points]
+        seconds = [getattr(point, f"{name}_cpu_s_per_megapixel") for point in points]
         bars = axes.barh(
             [index + offset for index in range(len(points))], seconds, 0.38, color=[_colour(p.codec) for p in points], alpha=tone
         )

@@ -19,6 +19,7 @@ from vqcodec.bench.crops import Shown, levels, side_by_side
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.bench.plots import draw_all
 from vqcodec.bench.summary import BDRate, Point, Summary
+from vqcodec.config import LEVELS
 from vqcodec.transform import Image
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -26,11 +27,20 @@ PICTURES = 3  # shown side by side
 WIDEST = 640  # pixels
 RATE = 0.2  # bits per pixel: the crops are at the setting of ours that is nearest to it
 CAPTIONS = {
-    "bpp-psnr.png": "PSNR; gray lines are published figures.",
+    "bpp-psnr.png": "PSNR; gray lines, where there are some, are published figures.",
     "bpp-mse.png": "The same against the mean squared error, both axes logarithmic.",
     "bpp-msssim.png": "Multi-scale structural similarity.",
     "levels.png": "Bytes of vqcodec's three levels at each quality.",
-    "speed.png": "Medians at each codec's setting in the middle.",
+    "speed.png": "Medians at each codec's setting in the middle; the processor's time, which other work on the machine hardly changes.",
+}
+FACTS = {  # of a codec in the table's head, and what the report calls them
+    "library": "library",
+    "knob": "setting",
+    "fixed": "fixed",
+    "commit": "commit",
+    "started": "begun",
+    "load": "load then",
+    "jobs": "processes",
 }
 CURVES, CHARTS = ("bpp-psnr.png", "bpp-mse.png", "bpp-msssim.png"), ("levels.png", "speed.png")
 
@@ -59,10 +69,8 @@ def write_report(out: Path, head: dict[str, Any], summary: Summary, coders: list
         charts=figures(plots, CHARTS),
         count=len(summary.images),
         points=points_table(summary),
-        settings=table(
-            ("codec", "library", "setting", "fixed"), (map(text, (name, *facts.values())) for name, facts in head["codecs"].items())
-        ),
-        head=table(("", ""), ((text(key), text(words(head[key]))) for key in ("machine", "versions", "commit", "started"))),
+        settings=settings_table(head["codecs"]),
+        head=table(("", ""), ((text(key), text(words(head[key]))) for key in ("machine", "versions"))),
         sources=sources(summary),
         remarks=remarks(summary),
     )
@@ -149,9 +157,9 @@ def points_table(summary: Summary) -> str:
         "MS-SSIM",
         "encode s/MP",
         "decode s/MP",
-        "top",
-        "middle",
-        "bottom",
+        "encode CPU s/MP",
+        "decode CPU s/MP",
+        *(f"{level} bytes" for level in LEVELS),
     )
     rows = [(point, point_cells(point)) for codec in summary.codecs for point in summary.curve(codec)]
     return table(names, [cells for _, cells in rows], ["ours" if point.codec == OURS else "" for point, _ in rows])
@@ -160,7 +168,7 @@ def points_table(summary: Summary) -> str:
 def point_cells(point: Point) -> list[str]:
     """A line of the table of points."""
     similarity = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
-    times = (point.encode_s_per_megapixel, point.decode_s_per_megapixel)
+    times = (point.encode_s_per_megapixel, point.decode_s_per_megapixel, point.encode_cpu_s_per_megapixel, point.decode_cpu_s_per_megapixel)
     shown = [
         f"{point.setting:g}",
         f"{point.bpp:.4f}",
@@ -169,7 +177,11 @@ def point_cells(point: Point) -> list[str]:
         f"{point.psnr_of_mean_mse:.3f}",
         similarity,
     ]
-    shown += [f"{seconds:.3f}" for seconds in times] + [f"{size:.0f}" for size in point.level_bytes or ()]
+    shown += (
+        ["" if seconds is None else f"{seconds:.3f}" for seconds in times]
+        + [f"{size:.0f}" for size in point.level_bytes]
+        + [""] * (len(LEVELS) - len(point.level_bytes))
+    )
     return [f"<td>{point.codec}</td>", *(f"<td>{value}</td>" for value in shown)]
 
 
@@ -182,12 +194,21 @@ def rate_cells(rate: BDRate) -> list[str]:
     return [text(rate.anchor), f'<td class="{kind}">{rate.percent:+.1f} %</td>', *bounds]
 
 
+def settings_table(codecs: dict[str, dict[str, Any]]) -> str:
+    """What a table's head knows of each codec."""
+    rows = ([text(name), *(text("" if facts.get(key) is None else facts[key]) for key in FACTS)] for name, facts in codecs.items())
+    return table(("codec", *FACTS.values()), rows, words_only=True)
+
+
 def sources(summary: Summary) -> str:
     """Where the published curves come from."""
     if not summary.reference:
         return ""
     found = dict.fromkeys((point.codec, point.source) for point in summary.reference)
-    return f'<div class="scroll">{table(("published curve", "source"), (map(text, pair) for pair in found))}</div>'
+    warning = "<p>Published curves and the BD-rates against them mean something only where they are of these same pictures.</p>"
+    return (
+        f'{warning}<div class="scroll">{table(("published curve", "source"), (map(text, pair) for pair in found), words_only=True)}</div>'
+    )
 
 
 def remarks(summary: Summary) -> str:
@@ -196,10 +217,11 @@ def remarks(summary: Summary) -> str:
     return f"<p>Left out, since not every codec has a row for them at every setting: {escape(left_out)}.</p>" if left_out else ""
 
 
-def table(names: Iterable[str], rows: Iterable[Iterable[str]], kinds: list[str] | None = None) -> str:
-    """An HTML table of cells that are HTML already."""
+def table(names: Iterable[str], rows: Iterable[Iterable[str]], kinds: list[str] | None = None, *, words_only: bool = False) -> str:
+    """An HTML table of cells that are HTML already; `words_only` puts the names at the left like the words below them."""
     lines = [f'<tr class="{kinds[index] if kinds else ""}">{"".join(cells)}</tr>' for index, cells in enumerate(rows)]
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{''.join(lines)}</table>"
+    head = "".join(f'<th class="{"text" if words_only else ""}">{name}</th>' for name in names)
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def text(content: object) -> str:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from vqcodec import container, metrics
@@ -29,7 +29,8 @@ MARK = "# "  # begins a line of the head
 class Row:
     """One measurement. Times are in seconds; what does not apply is None.
 
-    `encode_s` and `decode_s` are warm, in process; `process_*` are whole runs of our own command. PSNR is infinite for MSE 0.
+    `encode_s` and `decode_s` are warm, in process, by the clock; `*_cpu_s` are the processor's time then, over all threads, which
+    a busy machine hardly changes. `process_*` are whole runs of our own command. PSNR is infinite for MSE 0.
     """
 
     codec: str
@@ -44,6 +45,8 @@ class Row:
     ms_ssim: float | None
     encode_s: float
     decode_s: float
+    encode_cpu_s: float | None = None
+    decode_cpu_s: float | None = None
     process_encode_s: float | None = None
     process_decode_s: float | None = None
     top_bytes: int | None = None
@@ -70,11 +73,11 @@ TEXTS, INTEGERS = {"codec", "image"}, {"width", "height", "bytes", "top_bytes", 
 def measure(coder: Coder, setting: float, pixels: Image, name: str) -> Row:
     """Compresses and decompresses one picture uint8 (H, W, 3), which has this name in the dataset."""
     height, width = pixels.shape[:2]
-    start = perf_counter()
+    start = _clocks()
     data = coder.compress(pixels, setting)
-    middle = perf_counter()
+    middle = _clocks()
     restored = coder.decompress(data)
-    end = perf_counter()
+    end = _clocks()
     error = metrics.mse(pixels, restored)
     return Row(
         codec=coder.name,
@@ -87,10 +90,16 @@ def measure(coder: Coder, setting: float, pixels: Image, name: str) -> Row:
         mse=error,
         psnr=metrics.psnr(error),
         ms_ssim=ms_ssim(pixels, restored),
-        encode_s=round(middle - start, 6),
-        decode_s=round(end - middle, 6),
+        encode_s=round(middle[0] - start[0], 6),
+        decode_s=round(end[0] - middle[0], 6),
+        encode_cpu_s=round(middle[1] - start[1], 6),
+        decode_cpu_s=round(end[1] - middle[1], 6),
         **({f"{level}_bytes": size for level, size in level_sizes(data).items()} if coder.name == OURS else {}),
     )
+
+
+def _clocks() -> tuple[float, float]:
+    return perf_counter(), process_time()
 
 
 def level_sizes(data: bytes) -> dict[str, int]:
@@ -121,12 +130,14 @@ def _time(*arguments: str) -> float:
 
 
 def start_file(path: Path, head: dict[str, Any], rows: Iterable[Row] = ()) -> None:
-    """Writes head, column names and `rows` anew."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Writes head, column names and `rows` anew; an interrupt leaves the earlier file as it was."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"{MARK}{key}: {json.dumps(value)}\n" for key, value in head.items())
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    new.replace(path)
 
 
 def append(path: Path, row: Row) -> None:

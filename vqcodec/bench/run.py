@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vqcodec.bench.machine import describe
+from vqcodec.bench.machine import describe, moment
 from vqcodec.bench.peers import OURS, Coder, open_coder
 from vqcodec.bench.plan import Plan, find_pictures
 from vqcodec.bench.report import write_report
@@ -18,6 +18,7 @@ from vqcodec.errors import BenchError, MissingLibraryError
 
 Tell = Callable[[str], None]  # prints a line
 Bar = Callable[..., Any]  # click.progressbar, or what looks like it
+WORDS = ("library", "knob", "fixed")  # of a codec: where one of them differs, its rows are another codec's
 
 
 def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
@@ -28,14 +29,17 @@ def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
     pictures = find_pictures(plan.dataset, plan.out)
     reference = read_reference(plan.reference) if plan.reference else []
     coders = _open_all(plan, tell)
-    head = describe() | {"dataset": plan.dataset.resolve().name, "codecs": {c.name: _words(c) for c in coders}}
+    now = moment() | {"jobs": plan.jobs}
+    head = describe() | {"dataset": plan.dataset.resolve().name, "codecs": {c.name: _words(c) | now for c in coders}}
     rows = _begin(plan, head)
     if rows:
         tell(f"{len(rows)} rows are there already")
     failures = _measure_all(plan, _tasks(plan, coders, pictures, {row.key for row in rows}), tell, bar)
     head, rows = read_file(plan.table)
-    wanted = {(coder.name, setting) for coder in coders for setting in coder.settings}
-    summary = summarise([row for row in rows if (row.codec, row.setting) in wanted and row.image in pictures], reference)
+    wanted = [(coder.name, setting) for coder in coders for setting in coder.settings]
+    rows = [row for row in rows if (row.codec, row.setting) in wanted and row.image in pictures]
+    rows.sort(key=lambda row: (wanted.index((row.codec, row.setting)), row.image))
+    summary = summarise(rows, reference)
     write_json(plan.json or plan.out / "results.json", head, rows, summary, failures)
     _report(plan, head, summary, coders)
     return failures
@@ -59,8 +63,8 @@ def _open_all(plan: Plan, tell: Tell) -> list[Coder]:
             continue
         coders.append(replace(coder, settings=plan.settings.get(name, coder.settings)))
         _check_settings(coders[-1])
-    if unknown := set(plan.settings) - set(plan.codecs):
-        raise BenchError(f"settings for {', '.join(sorted(unknown))}, which --codecs does not name")
+    if unknown := (set(plan.settings) | set(plan.again)) - set(plan.codecs):
+        raise BenchError(f"settings or --again for {', '.join(sorted(unknown))}, which --codecs does not name")
     if not coders:
         raise BenchError("no codec is left to run; name others with --codecs")
     return coders
@@ -75,18 +79,20 @@ def _check_settings(coder: Coder) -> None:
 
 
 def _words(coder: Coder) -> dict[str, str]:
-    return {"library": coder.library, "knob": coder.knob, "fixed": coder.fixed}
+    return {word: getattr(coder, word) for word in WORDS}
 
 
 def _begin(plan: Plan, head: dict[str, Any]) -> list[Row]:
-    """Starts the table, or takes up an earlier one; returns the rows that it has."""
+    """Starts the table, or takes up an earlier one without the codecs to measure again; returns the rows that it has."""
     rows: list[Row] = []
     if plan.table.exists():
         if not plan.resume:
             raise BenchError(f"{plan.table} exists; continue it with --resume, or name another --out")
-        old, rows = read_file(plan.table)
-        _check_same(plan.table, old, head)
-        head = head | {"started": old["started"], "codecs": old["codecs"] | head["codecs"]}
+        old, found = read_file(plan.table)
+        kept = {name: facts for name, facts in old["codecs"].items() if name not in plan.again}
+        _check_same(plan.table, old | {"codecs": kept}, head)
+        rows = [row for row in found if row.codec in kept]
+        head = head | {"codecs": head["codecs"] | kept}
     plan.out.mkdir(parents=True, exist_ok=True)
     start_file(plan.table, head, rows)
     return rows
@@ -94,11 +100,13 @@ def _begin(plan: Plan, head: dict[str, Any]) -> list[Row]:
 
 def _check_same(table: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuses to mix rows that another machine, library or model has measured."""
-    both = set(old.get("codecs", {})) & set(new["codecs"])
-    then = {key: old.get(key) for key in ("machine", "versions", "dataset")} | {name: old["codecs"][name] for name in both}
-    now = {key: new[key] for key in ("machine", "versions", "dataset")} | {name: new["codecs"][name] for name in both}
-    if differing := sorted(key for key in now if then[key] != now[key]):
-        raise BenchError(f"{table} was measured with other {', '.join(differing)}; name another --out")
+    if differing := [key for key in ("machine", "dataset") if old.get(key) != new[key]]:
+        raise BenchError(f"{table} was measured with another {' and '.join(differing)}; name another --out")
+    both = [name for name in new["codecs"] if name in old["codecs"]]
+    changed = [name for name in both if any(old["codecs"][name].get(word) != new["codecs"][name][word] for word in WORDS)]
+    if changed:
+        names = ",".join(changed)
+        raise BenchError(f"{table} has rows of another {names}: measure anew with --resume --again {names}, or name another --out")
 
 
 def _tasks(plan: Plan, coders: list[Coder], pictures: dict[str, Path], done: set[tuple[str, float, str]]) -> list[Task]:

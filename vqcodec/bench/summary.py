@@ -26,7 +26,10 @@ REFERENCE_COLUMNS = {"codec", "bpp", "psnr", "ms_ssim", "source"}
 
 @dataclass(frozen=True)
 class Point:
-    """A codec at a setting, over all pictures. Times are medians in seconds per megapixel; level bytes are means."""
+    """A codec at a setting, over all pictures. Times are medians in seconds per megapixel; level bytes are means.
+
+    `*_cpu_*` is the processor's time over all threads; None where the rows do not have it.
+    """
 
     codec: str
     setting: float
@@ -37,6 +40,8 @@ class Point:
     ms_ssim: float | None
     encode_s_per_megapixel: float
     decode_s_per_megapixel: float
+    encode_cpu_s_per_megapixel: float | None
+    decode_cpu_s_per_megapixel: float | None
     level_bytes: tuple[float, ...]
 
 
@@ -100,7 +105,6 @@ def _point(rows: list[Row]) -> Point:
     mse = float(np.mean([row.mse for row in rows]))
     similarities = [row.ms_ssim for row in rows if row.ms_ssim is not None]
     levels = [sizes for row in rows if (sizes := row.level_bytes)]
-    megapixels = [row.width * row.height / 1e6 for row in rows]
     return Point(
         codec=rows[0].codec,
         setting=rows[0].setting,
@@ -109,10 +113,15 @@ def _point(rows: list[Row]) -> Point:
         psnr_mean=float(np.mean([row.psnr for row in rows])),
         psnr_of_mean_mse=metrics.psnr(mse),
         ms_ssim=float(np.mean(similarities)) if len(similarities) == len(rows) else None,
-        encode_s_per_megapixel=median(row.encode_s / size for row, size in zip(rows, megapixels, strict=True)),
-        decode_s_per_megapixel=median(row.decode_s / size for row, size in zip(rows, megapixels, strict=True)),
+        **{f"{name}_per_megapixel": _speed(rows, name) for name in ("encode_s", "decode_s", "encode_cpu_s", "decode_cpu_s")},
         level_bytes=tuple(float(value) for value in np.mean(levels, axis=0)) if levels else (),
     )
+
+
+def _speed(rows: list[Row], name: str) -> Any:
+    """Median seconds per megapixel of one of the rows' times, where all have it."""
+    seconds = [getattr(row, name) for row in rows]
+    return None if None in seconds else median(value / row.width / row.height * 1e6 for value, row in zip(seconds, rows, strict=True))
 
 
 def _rates(points: list[Point], reference: Sequence[Reference]) -> list[BDRate]:

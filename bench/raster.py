@@ -1,0 +1,39 @@
+"""The prior without wavefronts: position after position in the order of reading. A yardstick, which no file is written with.
+
+`scan` takes the place of `vqcodec.prior.scan` and calls `visit` with the same frequencies in another order, one position at a time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from vqcodec.layers import ACTIVATION_MAX, Array
+from vqcodec.prior import Prior, Visit, _at, _embed, _visit_stages
+
+
+@np.errstate(invalid="ignore")  # see vqcodec.prior.scan
+def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
+    """Walks a level's map (H, W) row by row, as `vqcodec.prior.scan` does in wavefronts; returns the steps."""
+    height, width = size
+    net, product = prior.levels[level], prior.product
+    channels = net.embed.shape[2]
+    inputs, *states = [np.zeros((height + 1, width + 2, channels), np.float32) for _ in range(1 + len(net.trunk))]
+    contexts = np.broadcast_to(context, (height, width, channels))
+    for row in range(height):
+        for column in range(width):
+            around = contexts[row, column][None].astype(np.float32)
+            x = net.first(np.concatenate([*_taps(inputs, row, column), around], axis=1), -ACTIVATION_MAX, product)
+            for state, (spatial, mix) in zip(states, net.trunk, strict=True):
+                hidden = spatial(np.concatenate([*_taps(state, row, column), x], axis=1), 0, product)
+                state[row + 1, column + 1] = x
+                x = np.clip(x + mix.raw(hidden, product), -ACTIVATION_MAX, ACTIVATION_MAX)
+            codes = _visit_stages(net, x, around, product, partial(_at, visit, np.array([row]), np.array([column])))
+            inputs[row + 1, column + 1] = np.clip(_embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX)
+    return height * width
+
+
+def _taps(padded: Array, row: int, column: int) -> list[Array]:
+    """What lies at (-1,-1) (-1,0) (-1,1) (0,-1) of a place, each (1, C), in a map with a zero row above and zero columns beside it."""
+    return [padded[row, column + i][None] for i in range(3)] + [padded[row + 1, column][None]]
