@@ -9,7 +9,7 @@ import sys
 
 import environment
 
-python = environment.make(".venv-test", "--editable", ".[train,bench,dev]")
+python = environment.make(".venv-test", "--editable", ".[train,bench,view,dev]")
 environment.run(python, "-m", "ruff", "check", ".")
 environment.run(python, "-m", "ruff", "format", "--check", ".")
 environment.run(python, "-m", "mypy")

@@ -8,15 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra bench")
+pytest.importorskip("imagecodecs", reason="needs the extra bench")
 
 from tests.support import GOLDEN, IMAGES, ROOT, SHARED, load_image
 from vqcodec import metrics
 from vqcodec.bench.crops import SIDE, detailed_window, levels, setting_for, side_by_side
-from vqcodec.bench.msssim import ms_ssim
 from vqcodec.bench.peers import open_coder
 from vqcodec.errors import BenchError, MissingLibraryError
 from vqcodec.model import load_model
+from vqcodec.msssim import ms_ssim
 
 MODEL = str(GOLDEN / "model")
 PEERS = ["jpeg", "webp", "avif", "jpeg2000", "jxl", "heic"]

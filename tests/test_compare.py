@@ -12,9 +12,11 @@ from PIL import Image as Pillow
 from tests.support import GOLDEN, load_image, noise, swapped, vqcodec
 from vqcodec import codec, image, metrics
 from vqcodec.compare import compare, panel
+from vqcodec.console import describe_comparison
 from vqcodec.container import Metadata
 from vqcodec.errors import ImageError
 from vqcodec.model import Model
+from vqcodec.msssim import ms_ssim
 
 MODEL = GOLDEN / "model"
 NAMES = ("a", "b")
@@ -30,7 +32,8 @@ def test_figures_and_picture(tmp_path: Path, model: Model) -> None:
     facts = json.loads(result.stdout)
     restored = codec.decompress(data, model)
     mse = metrics.mse(original, restored)
-    assert facts == {"bytes": len(data), "bpp": 8 * len(data) / 600, "mse": mse, "psnr": metrics.psnr(mse), "alpha": None}
+    expected = {"bytes": len(data), "bpp": 8 * len(data) / 600, "mse": mse, "psnr": metrics.psnr(mse)}
+    assert facts == {**expected, "ms_ssim": None, "alpha": None}
     shown = load_image(tmp_path / "p.png")
     assert shown.shape == (20, 90, 3)
     assert np.array_equal(shown[:, :30], original)
@@ -59,6 +62,14 @@ def test_another_codec_and_identical_pixels(tmp_path: Path) -> None:
     result = vqcodec("compare", "a.png", "a.webp", cwd=tmp_path)
     assert result.returncode == 0
     assert b"infinite" in result.stdout
+
+
+def test_ms_ssim_is_that_of_the_decoded_pixels() -> None:
+    pixels = noise(200, 180)
+    other = pixels // 2
+    found = compare(image.write(pixels), image.write(other), NAMES).facts
+    assert 0 < found["ms_ssim"] == ms_ssim(pixels, other) < 1
+    assert f"MS-SSIM  {found['ms_ssim']:.4f}" in describe_comparison(found)
 
 
 def test_alpha_is_compared(model: Model) -> None:

@@ -121,7 +121,7 @@ def info(file: str, as_json: bool, model: str | None) -> None:
 @FORCE
 @reports_errors
 def compare(original: str, compressed: str, picture: str | None, as_json: bool, model: str | None, force: bool) -> None:
-    """Compare a picture with its .vq file: bytes, bpp, MSE and PSNR.
+    """Compare a picture with its .vq file: bytes, bpp, MSE, PSNR and MS-SSIM.
 
     COMPRESSED can also be a JPEG or WebP file, or whatever else Pillow opens. The error map shows errors eightfold.
     """
@@ -138,7 +138,7 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
-for command in (workshop.train, workshop.bench):
+for command in (workshop.train, workshop.bench, workshop.view):
     main.add_command(command)
 
 if __name__ == "__main__":

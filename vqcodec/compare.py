@@ -9,13 +9,17 @@ import numpy as np
 from vqcodec import channels, codec, container, image, metrics
 from vqcodec.channels import Channels
 from vqcodec.errors import ImageError
+from vqcodec.msssim import ms_ssim
 from vqcodec.transform import Image
 
 ERROR_GAIN = 8  # of the error map: a codec's errors are a few steps of 255, too dark to see as they are
 
 
 class Comparison(NamedTuple):
-    """`facts` are bytes, bpp, mse, psnr (None where nothing differs) and alpha; the images are uint8 (H, W, 3)."""
+    """`facts` are bytes, bpp, mse, psnr (None where nothing differs), ms_ssim (None for small pictures) and alpha.
+
+    The images are uint8 (H, W, 3).
+    """
 
     facts: dict[str, Any]
     original: Image
@@ -43,6 +47,7 @@ def compare(original: bytes, compressed: bytes, names: tuple[str, str], model: c
         "bpp": metrics.bpp(len(compressed), height, width),
         "mse": mse,
         "psnr": metrics.psnr(mse) if mse else None,
+        "ms_ssim": ms_ssim(first.rgb, second.rgb),
         "alpha": _alpha(first, second),
     }
     return Comparison(facts, first.rgb, second.rgb)

@@ -143,5 +143,11 @@ def describe(facts: dict[str, Any]) -> str:
 def describe_comparison(facts: dict[str, Any]) -> str:
     """The facts of a comparison in words."""
     psnr = "infinite: the same pixels" if facts["psnr"] is None else f"{facts['psnr']:.2f} dB"
-    alpha = f"\nalpha  {facts['alpha']}" if facts["alpha"] else ""
-    return f"bytes  {facts['bytes']} ({facts['bpp']:.4f} bpp)\nMSE    {facts['mse']:.2f}\nPSNR   {psnr}{alpha}"
+    similarity = "none: the picture is too small for its scales" if facts["ms_ssim"] is None else f"{facts['ms_ssim']:.4f}"
+    lines = [
+        f"bytes    {facts['bytes']} ({facts['bpp']:.4f} bpp)",
+        f"MSE      {facts['mse']:.2f}",
+        f"PSNR     {psnr}",
+        f"MS-SSIM  {similarity}",
+    ]
+    return "\n".join([*lines, f"alpha    {facts['alpha']}"] if facts["alpha"] else lines)

@@ -1,4 +1,4 @@
-"""The commands of the workshop: train models, measure them."""
+"""The commands of the workshop: train models, measure them, look at what they do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from vqcodec import console
 from vqcodec.errors import VQCodecError
-from vqcodec.options import POSITIVE, number, reports_errors
+from vqcodec.options import MODEL, POSITIVE, number, reports_errors
 
 
 @click.command()
@@ -82,3 +82,31 @@ def bench(dataset: Path, codecs: str, qualities: tuple[str, ...], again: str, **
     skipped = run.bench(asked, lambda line: click.echo(line, err=True), bar)
     if skipped:
         raise VQCodecError(f"{len(skipped)} things were skipped, see above; everything else is in {asked.out}")
+
+
+@click.command()
+@click.argument("path", metavar="[FILE|DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port on this machine; default: a free one.")
+@click.option("--no-browser", is_flag=True, help="Print the page's address and open no browser.")
+@MODEL
+@reports_errors
+def view(path: Path | None, port: int, no_browser: bool, model: str | None) -> None:
+    """Compress pictures in the browser and look at them.
+
+    Serves a page on this machine alone, with the pictures of FILE or DIR and those that are dropped on it: a quality slider,
+    the original and the reconstruction under a wipe, level by level. Needs the extra "view" (pip install "vqcodec[view]").
+    """
+    try:
+        from vqcodec.view import server, session
+    except ModuleNotFoundError as error:
+        raise VQCodecError(f"the page needs {error.name}; install the extra: pip install 'vqcodec[view]'") from error
+
+    def ready(address: str) -> None:
+        click.echo(f"{address}  (Ctrl-C ends it)")
+        if not no_browser:
+            click.launch(address)
+
+    looked_at = session.Session(session.find(path), model)
+    if path is not None and not path.is_dir():
+        looked_at.describe(0)
+    server.serve(looked_at, port, ready)

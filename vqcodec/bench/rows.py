@@ -17,9 +17,9 @@ from time import perf_counter, process_time
 from typing import Any
 
 from vqcodec import container, metrics
-from vqcodec.bench.msssim import ms_ssim
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.errors import BenchError
+from vqcodec.msssim import ms_ssim
 from vqcodec.transform import Image
 
 MARK = "# "  # begins a line of the head

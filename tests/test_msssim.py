@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra bench")
-
 from tests.support import IMAGES, load_image, noise
-from vqcodec.bench.msssim import SMALLEST, ms_ssim
+from vqcodec.msssim import SMALLEST, ms_ssim
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
