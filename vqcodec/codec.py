@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vqcodec import bitstream, channels, container
+from vqcodec import bitstream, channels, container, limits
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import ImageError, WrongModelError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
 from vqcodec.transform import Image
 
@@ -17,23 +18,27 @@ ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
 
 
-def compress(image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA) -> bytes:
+def compress(
+    image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA, max_pixels: int = MAX_PIXELS
+) -> bytes:
     """Compresses an image to the bytes of a `.vq` file.
 
     The image is uint8 (H, W, 3) RGB, (H, W) or (H, W, 1) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha; alpha is kept
     losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
-    `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `ModelError` or `ValueError`.
+    `quality` is any number from 0 to 100, higher is better. Raises `ImageError`, `LimitError` for more than `max_pixels` (which
+    `decompress` would refuse), `ModelError` or `ValueError`.
     """
     opened = open_model(model)
-    rgb, extras = take_apart(image, metadata)
+    rgb, extras = take_apart(image, metadata, max_pixels)
     return pack_codes(opened.encode(rgb, quality), rgb.shape[0], rgb.shape[1], quality, opened, extras)
 
 
-def take_apart(image: Image, metadata: Metadata) -> tuple[Image, Extras]:
+def take_apart(image: Image, metadata: Metadata, max_pixels: int) -> tuple[Image, Extras]:
     """Splits an image of any kind into RGB uint8 (H, W, 3) for the transform, and what a file keeps beside the codes."""
     if max(image.shape, default=0) > container.MAX_SIDE:
         raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
     rgb, gray, alpha = channels.split(image)
+    limits.check_pixels(rgb.shape[1], rgb.shape[0], max_pixels)
     return rgb, Extras(gray, b"" if alpha is None else channels.pack_alpha(alpha), metadata)
 
 
@@ -45,17 +50,19 @@ def pack_codes(codes: Codes, height: int, width: int, quality: float, model: Mod
     return container.pack(Container(opened.id, width, height, steps, levels + extras.sections(), extras.gray))
 
 
-def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3) -> Image:
+def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max_pixels: int = MAX_PIXELS) -> Image:
     """Decompresses the bytes of a `.vq` file to an image uint8 of the kind that was compressed.
 
     That is (H, W, 3) RGB, (H, W) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha. `levels` 1 or 2 decodes the coarsest
     levels alone, for which the beginning of a file is enough; alpha comes after the levels, so that it may be lost then.
     `model` is needed only for a file made with a model that does not come with the package.
-    Raises `FormatError` for anything wrong in the data and `WrongModelError` where another model is needed.
+    Raises `FormatError` for anything wrong in the data, `LimitError` for more than `max_pixels`, and `WrongModelError` where another
+    model is needed.
     """
     if not 1 <= levels <= len(LEVELS):
         raise ValueError(f"levels {levels} lies outside 1..{len(LEVELS)}")
     held = container.unpack(data, levels)
+    _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     codes = bitstream.read(opened.prior, held.levels[:levels], held.height, held.width, held.quality)
     rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
@@ -63,9 +70,10 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3) -> 
     return channels.join(rgb, held.gray, alpha)
 
 
-def decode_codes(data: bytes, model: ModelLike | None = None) -> Codes:
+def decode_codes(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Codes:
     """Entropy decoding alone: the codes in a `.vq` file. Raises as `decompress` does."""
     held = container.unpack(data)
+    _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     return bitstream.read(opened.prior, held.levels, held.height, held.width, held.quality)
 
@@ -113,6 +121,13 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
             return candidate
     known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates) or "none"
     raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
+
+
+def _check(held: Container, max_pixels: int) -> None:
+    """Refuses what a file asks for in vain or in excess before anything is decoded."""
+    limits.check_pixels(held.width, held.height, max_pixels)
+    if held.extras.alpha:
+        channels.check_alpha(held.extras.alpha, held.height, held.width)
 
 
 def _code_shapes(model: Model, held: Container) -> dict[str, list[int]]:

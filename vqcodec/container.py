@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
+from vqcodec import limits
 from vqcodec.config import QUALITY_STEPS
 from vqcodec.errors import BadMagicError, DamagedError, TruncatedError, UnsupportedVersionError
 
@@ -97,11 +98,12 @@ class Container:
 
 
 def pack(container: Container) -> bytes:
-    """Serialises a container."""
+    """Serialises a container; raises `LimitError` for metadata that is too long."""
     flags = GRAY * container.gray | sum(_announcement(section.kind) for section in container.sections)
     head = _HEADER.pack(MAGIC, VERSION, flags, container.model_id, container.width, container.height, container.quality)
     parts = [head, _CHECKSUM.pack(crc32(head))]
     for section in container.sections:
+        _check_length(section.kind, len(section.payload))
         checksum = _section_checksum(section.kind, section.payload)
         parts += [_SECTION.pack(section.kind, len(section.payload), checksum), section.payload]
     return b"".join(parts)
@@ -110,7 +112,7 @@ def pack(container: Container) -> bytes:
 def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
     """Parses and checks a file; with fewer than all `levels` it may end anywhere after these.
 
-    Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError` or `DamagedError`.
+    Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError`, `DamagedError` or `LimitError`.
     """
     if not data:
         raise TruncatedError("the file is empty; compress or copy it again")
@@ -165,10 +167,16 @@ def _section(data: bytes, offset: int, kind: int) -> Section:
             raise DamagedError(f"the head of the section '{name}' is damaged; copy the file again")
         left = len(data) - start
         raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
+    _check_length(kind, length)
     payload = data[start : start + length]
     if given != kind or _section_checksum(kind, payload) != checksum:
         raise DamagedError(f"the section '{name}' is damaged (its checksum does not hold); copy the file again")
     return Section(kind, payload)
+
+
+def _check_length(kind: int, length: int) -> None:
+    if SECTION_TYPES[kind] in Metadata._fields:
+        limits.check_metadata(SECTION_TYPES[kind], length)
 
 
 def _hint(kind: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vqcodec import files
+from vqcodec.limits import MAX_PIXELS, input_bytes
 
 if TYPE_CHECKING:
     from vqcodec.transform import Image
@@ -30,6 +31,7 @@ class CompressOptions:
     goal: tuple[str, float] | None = None
     keep_metadata: bool = False
     model: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DecompressOptions:
     levels: int = 3
     suffix: str = ".png"
     model: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 Options = CompressOptions | DecompressOptions
@@ -67,7 +70,7 @@ class Outcome:
 def convert(job: Job, options: Options, force: bool) -> Outcome:
     """Reads, converts and writes one file; raises a `VQCodecError` for whatever is wrong with it."""
     start = time.perf_counter()
-    data = files.read(job.source)
+    data = files.read(job.source, input_bytes(options.max_pixels))
     if isinstance(options, CompressOptions):
         written, image, notices = _compress(data, job, options)
     else:
@@ -81,10 +84,10 @@ def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, I
     from vqcodec import codec, image, targets
 
     model = options.model or "default"
-    pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata)
+    pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)
     if options.goal:
-        return targets.compress_to(pixels, *options.goal, model, metadata), pixels, notices
-    return codec.compress(pixels, options.quality, model, metadata), pixels, notices
+        return targets.compress_to(pixels, *options.goal, model, metadata, options.max_pixels), pixels, notices
+    return codec.compress(pixels, options.quality, model, metadata, options.max_pixels), pixels, notices
 
 
 def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
@@ -92,5 +95,5 @@ def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[byte
 
     suffix = options.suffix if job.target == files.STREAM else Path(job.target).suffix or options.suffix
     image.check_suffix(suffix)
-    pixels = codec.decompress(data, options.model, options.levels)
+    pixels = codec.decompress(data, options.model, options.levels, options.max_pixels)
     return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, ()

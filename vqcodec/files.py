@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
-from vqcodec.errors import ImageError, OutputError
+from vqcodec.errors import ImageError, LimitError, OutputError
 
 STREAM = "-"
+PIECE = 1 << 20  # bytes read at a time
 
 
 def target(source: str, output: str | None, suffix: str, force: bool) -> str:
@@ -40,20 +42,33 @@ def make_parent(name: str) -> None:
         raise OutputError(f"{Path(name).parent} cannot be made: {error}; choose another directory") from error
 
 
-def read(source: str) -> bytes:
-    """All bytes of a file or of standard input; raises `ImageError` where it cannot be read."""
+def read(source: str, limit: int) -> bytes:
+    """All bytes of a file or of standard input; raises `ImageError` where it cannot be read, `LimitError` for more than `limit`."""
     if source == STREAM:
         if sys.stdin is None:
             raise ImageError("there is no standard input; name a file")
-        return sys.stdin.buffer.read()
+        return _all(sys.stdin.buffer, "standard input", limit)
     try:
-        return Path(source).read_bytes()
+        with Path(source).open("rb") as file:
+            return _all(file, source, limit)
     except FileNotFoundError as error:
         raise ImageError(f"{source} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise ImageError(f"{source} is a directory; name a file in it") from error
     except (OSError, ValueError) as error:
         raise ImageError(f"{source} cannot be read: {error}") from error
+
+
+def _all(file: BinaryIO, name: str, limit: int) -> bytes:
+    """Reads to the end, in pieces: streams and devices do not say how much there is."""
+    size = os.fstat(file.fileno()).st_size  # 0 where it is not known
+    left, parts = limit - size, list[bytes]()
+    while left >= 0 and (part := file.read(max(size + 1, PIECE))):
+        parts.append(part)
+        left = limit - sum(map(len, parts))
+    if left < 0:
+        raise LimitError(f"{name} has more than the limit of {limit} bytes; if you trust it, raise the limit (--max-pixels)")
+    return b"".join(parts)
 
 
 def write(target: str, data: bytes, force: bool) -> None:

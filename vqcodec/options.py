@@ -48,14 +48,22 @@ def number(context: click.Context, parameter: click.Parameter, value: float | No
 
 
 def size(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Bytes such as 500, 20k or 1.5M (thousands and millions)."""
+    """A size such as 500, 20k or 1.5M (thousands and millions)."""
     if value is None:
         return None
     match = re.fullmatch(r"(\d+\.?\d*)([kKmM]?)", value)
     if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"'{value}' is no size; give bytes such as 500, 20k or 1.5M.", context, parameter)
+        raise click.BadParameter(f"'{value}' is no size; give a number such as 500, 20k or 1.5M.", context, parameter)
     return float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()]
+
+
+def count(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A whole number such as 500, 20k or 200M."""
+    return int(size(context, parameter, value) or 0)
 
 
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
 MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
+MAX_PIXELS = click.option(
+    "--max-pixels", metavar="N", callback=count, default="200M", show_default=True, help="Refuse pictures with more pixels."
+)
