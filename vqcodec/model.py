@@ -92,7 +92,8 @@ class Model:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in needed]
         try:
             options.add_external_initializers(needed, values)
-            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"])
+            # without the fallback, which prints to standard output and tries the same again
+            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no exception class of its own
             raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error
 
