@@ -135,7 +135,8 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
 
     if target:
         image.check_suffix(Path(target).suffix)
-    found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
+    with files.silenced():
+        found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
     if target:
         files.write(target, image.write(comparing.panel(found), Path(target).suffix), force)
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))

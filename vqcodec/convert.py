@@ -84,7 +84,8 @@ def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, I
     from vqcodec import codec, image, targets
 
     model = options.model or "default"
-    pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)
+    with files.silenced():
+        pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)
     if options.goal:
         return targets.compress_to(pixels, *options.goal, model, metadata, options.max_pixels), pixels, notices
     return codec.compress(pixels, options.quality, model, metadata, options.max_pixels), pixels, notices

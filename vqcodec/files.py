@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from vqcodec.errors import ImageError, LimitError, OutputError
 
 STREAM = "-"
+STDERR = 2  # its file descriptor
 PIECE = 1 << 20  # bytes read at a time
 
 
@@ -72,9 +76,10 @@ def _all(file: BinaryIO, name: str, limit: int) -> bytes:
 
 
 def write(target: str, data: bytes, force: bool) -> None:
-    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed."""
-    import tempfile
+    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed.
 
+    Raises `OutputError`; a `BrokenPipeError` stays one, for nobody is left to be told.
+    """
     try:
         if target == STREAM:
             if sys.stdout is None:
@@ -85,21 +90,26 @@ def write(target: str, data: bytes, force: bool) -> None:
         path = Path(target)
         if path.exists() and not path.is_file():  # a device or pipe cannot be replaced by renaming
             path.write_bytes(data)
-            return
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.absolute().parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path) if force else _rename_new(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        else:
+            _write_all(path, data, force)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}; nothing was kept") from error
+
+
+def _write_all(path: Path, data: bytes, force: bool) -> None:
+    # named here, not by the system: whatever interrupts this, the name is known and the file removed
+    temporary = path.absolute().parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path) if force else _rename_new(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _rename_new(temporary: Path, path: Path) -> None:
@@ -113,7 +123,18 @@ def _rename_new(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Without what compiled libraries write to the standard error of the process, such as libtiff on damage: our own line says it."""
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
