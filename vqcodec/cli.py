@@ -63,18 +63,21 @@ def compress(quality: float | None, keep_metadata: bool, model: str | None, max_
 @main.command()
 @takes_many
 @click.option("--levels", type=click.Choice(LEVELS), default=LEVELS[-1], show_default=True, help="The finest level to decode.")
+@click.option("--salvage", is_flag=True, help="Show what is intact of a damaged file; exit with 3 where something is lost.")
 @click.option("--format", "suffix", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Where no OUTPUT says.")
 @MODEL
 @MAX_PIXELS
 @FORCE
 @reports_errors
-def decompress(levels: str, suffix: str, model: str | None, max_pixels: int, **options: Any) -> None:
+def decompress(levels: str, salvage: bool, suffix: str, model: str | None, max_pixels: int, **options: Any) -> None:
     """Decompress .vq files to pictures.
 
     OUTPUT's suffix chooses the format; it defaults to INPUT's name with the suffix .png. "-" is standard input or
     output. With --levels top or middle, the beginning of a file is enough.
     """
-    _convert(DecompressOptions(LEVELS.index(levels) + 1, f".{suffix}", model, max_pixels), f".{suffix}", **options)
+    if salvage and levels != LEVELS[-1]:
+        raise click.UsageError("--salvage shows every level that is intact; leave out --levels.")
+    _convert(DecompressOptions(LEVELS.index(levels) + 1, f".{suffix}", model, max_pixels, salvage), f".{suffix}", **options)
 
 
 def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str | None, recursive: bool, **options: Any) -> None:
@@ -95,8 +98,9 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
         jobs = [Job(inputs[0], files.target(inputs[0], inputs[1] if len(inputs) > 1 else None, suffix, overwrite))]
     if options["as_json"] and any(job.target == files.STREAM for job in jobs):
         raise click.UsageError("--json would mix with the data on standard output; name an OUTPUT.")
-    if not console.show(batch.run(jobs, chosen, policy), len(jobs), options["as_json"], options["verbose"], options["quiet"]):
-        sys.exit(1)
+    code = console.show(batch.run(jobs, chosen, policy), len(jobs), options["as_json"], options["verbose"], options["quiet"])
+    if code:
+        sys.exit(code)
 
 
 @main.command()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqcodec import bitstream, channels, container, limits
-from vqcodec.codes import Codes, map_sizes
+from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
-from vqcodec.errors import ImageError, WrongModelError
+from vqcodec.errors import DamagedError, ImageError, WrongModelError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
 from vqcodec.transform import Image
 
 ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
+
+
+class Salvaged(NamedTuple):
+    """What was intact of a file: the image, the metadata, how many levels the image is of, and what was lost, in words."""
+
+    image: Image
+    metadata: Metadata
+    levels: int
+    lost: tuple[str, ...]
 
 
 def compress(
@@ -68,6 +77,33 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
     rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
     alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
     return channels.join(rgb, held.gray, alpha)
+
+
+def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Salvaged:
+    """Decompresses what is intact of a damaged or truncated `.vq` file: the levels from the coarsest on, alpha and metadata.
+
+    The image is as from `decompress`; what is lost is left out, alpha as if all were opaque. Raises as `decompress` does where the
+    header or the top level is not intact.
+    """
+    held, lost = container.salvage(data)
+    limits.check_pixels(held.width, held.height, max_pixels)
+    opened = find_model(held.model_id, model)
+    maps: list[CodeMap] = []
+    try:
+        for code_map in bitstream.read_levels(opened.prior, held.levels, held.height, held.width, held.quality):
+            maps.append(code_map)
+    except DamagedError as error:
+        if not maps:
+            raise
+        lost.append(str(error).split(";")[0])
+    codes = bitstream.complete(opened.prior, maps, held.height, held.width)
+    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps))
+    try:
+        alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
+    except DamagedError as error:
+        alpha = None
+        lost.append(str(error).split(";")[0])
+    return Salvaged(channels.join(rgb, held.gray, alpha), held.extras.metadata, len(maps), tuple(lost))
 
 
 def decode_codes(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Codes:

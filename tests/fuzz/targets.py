@@ -5,6 +5,7 @@ A target's `run` either returns (the input was taken) or raises a `VQCodecError`
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from tests.fuzz.mutations import Edit
 from tests.support import GOLDEN, noise, swapped
 from vqcodec import codec, image
 from vqcodec.container import Metadata
+from vqcodec.errors import VQCodecError
 from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
 
 MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
@@ -76,6 +78,15 @@ def decompress(data: bytes) -> None:
     assert codec.info(data, model())["width"] == pixels.shape[1]
     suffix = (".png", ".webp", ".tif")[len(data) % 3]
     image.write(pixels, suffix, codec.read_metadata(data))
+
+
+def salvage(data: bytes) -> None:
+    """As `vqcodec decompress --salvage` does."""
+    found = codec.salvage(data, model(), MAX_PIXELS)
+    assert found.image.dtype == np.uint8
+    image.write(found.image, ".png", found.metadata)
+    with contextlib.suppress(VQCodecError):
+        assert np.array_equal(codec.decompress(data, model(), max_pixels=MAX_PIXELS), found.image) or found.lost
 
 
 def any_codes(data: bytes) -> None:
@@ -194,8 +205,9 @@ def read_picture(data: bytes) -> None:
 TARGETS = {
     target.name: target
     for target in (
-        Target("container", files, decode_codes, mutations.apply, 550),
+        Target("container", files, decode_codes, mutations.apply, 510),
         Target("sections", files, decompress, mutations.spoil_sealed, 100),
+        Target("salvage", files, salvage, mutations.apply, 40),
         Target("payload", files, any_codes, mutations.spoil_payloads, 150),
         Target("picture", pictures, read_picture, mutations.spoil_picture, 150),
         Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 30),

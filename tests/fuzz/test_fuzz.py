@@ -80,8 +80,10 @@ def test_outcomes_that_should_not_be_are_told_apart(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loop limits memory as Linux does")
-@pytest.mark.parametrize("fault", ["os.abort()", "time.sleep(99)", "bytearray(1 << 31)", "raise KeyError(1)"])
-def test_the_loop_goes_on_after_crashes_hangs_and_bombs(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("fault", ["os.abort()", "while True: pass", "time.sleep(99)", "bytearray(1 << 31)", "raise KeyError(1)"])
+def test_the_loop_goes_on_after_crashes_hangs_and_bombs(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop over a target that breaks at its third input."""
     program = f"""
 import os, sys, time
@@ -96,6 +98,7 @@ mutate.SECONDS = 1
 mutate.TARGETS["container"] = targets.TARGETS["container"]._replace(run=run)
 sys.exit(mutate.main())
 """
+    monkeypatch.setattr(mutate, "PATIENCE", 5)
     loop = mutate.Run(0, tmp_path, (sys.executable, "-c", program))
     loop.batch(TARGETS["container"], 0, 5)
     assert loop.report() == 1
