@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqcodec.codec import compress, decode_codes, decompress, read_metadata
+    from vqcodec.codec import compress, decode_codes, decompress, read_metadata, salvage
     from vqcodec.codes import Codes
     from vqcodec.container import Metadata
     from vqcodec.errors import VQCodecError
@@ -32,6 +32,7 @@ __all__ = [
     "decompress",
     "load_model",
     "read_metadata",
+    "salvage",
 ]
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "decode_codes": "codec",
     "decompress": "codec",
     "read_metadata": "codec",
+    "salvage": "codec",
     "Codes": "codes",
     "Metadata": "container",
     "VQCodecError": "errors",

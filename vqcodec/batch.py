@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 
 from vqcodec import files
 from vqcodec.convert import SUFFIX, CompressOptions, Job, Options, Outcome, convert
@@ -87,6 +89,8 @@ def attempt(job: Job, options: Options, policy: Policy) -> Outcome:
         return convert(job, options, policy.force)
     except VQCodecError as error:
         message = str(error)
+    except BrokenPipeError:
+        raise
     except MemoryError:
         message = "not enough memory for this picture; make it smaller"
     except OSError as error:  # what the steps themselves do not foresee, such as a full disk behind standard output
@@ -113,3 +117,10 @@ def _start_worker(threads: int) -> None:
     """Shares the processor out among the workers, and leaves an interrupt to the process that started them."""
     os.environ["VQCODEC_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_worker)
+
+
+def _end_worker(number: int, frame: FrameType | None) -> None:
+    """Unwinds, so that no temporary file stays behind."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)

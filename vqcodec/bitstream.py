@@ -8,7 +8,7 @@ codes of the coarser levels.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import constriction
@@ -20,6 +20,9 @@ from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
 from vqcodec.prior import Prior, scan
+
+CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
+SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -51,36 +54,65 @@ def read(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quali
 
     Raises `DamagedError` where a payload is malformed or the decoded codes fail their checksum.
     """
-    maps: list[CodeMap] = []
-    context: Array | None = None
+    return complete(prior, list(read_levels(prior, payloads, height, width, quality)), height, width)
+
+
+def complete(prior: Prior, maps: Sequence[CodeMap], height: int, width: int) -> Codes:
+    """Codes of an image from the code maps of its coarsest levels: the others are zeros."""
     sizes = map_sizes(height, width)
-    for level, (payload, size) in enumerate(zip(payloads, sizes, strict=False)):
+    rest = range(len(maps), len(sizes))
+    return Codes(*maps, *(np.zeros((prior.levels[level].config.stages, *sizes[level]), np.int32) for level in rest))
+
+
+def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int, quality: int) -> Iterator[CodeMap]:
+    """Decompresses one level after the other, coarse to fine. Raises `DamagedError` as `read` does, at the level that is wrong.
+
+    Memory for a level is taken only once all coarser ones are intact: a short payload cannot ask for a large picture.
+    """
+    known: CodeMap | None = None
+    context: Array | None = None
+    for level, (payload, size) in enumerate(zip(payloads, map_sizes(height, width), strict=False)):
         if len(payload) < _CHECKSUM.size or len(payload) % 4:
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' has an impossible length; copy the file again")
-        context = prior.context(level, quality, maps[-1] if level else None, context)
-        code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
-        words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
-        decoder = constriction.stream.queue.RangeDecoder(words)
+        context = prior.context(level, quality, known, context)
+        known = _read_level(prior, level, context, size, payload)
+        yield known
 
-        def pull(stage: int, rows: Array, columns: Array, freqs: Array, decoder: Any = decoder, known: CodeMap = code_map) -> Array:
-            symbols = decoder.decode(FAMILY, freqs)
-            known[stage, rows, columns] = symbols
-            return symbols
 
-        try:
-            scan(prior, level, context, size, pull)
-        except AssertionError as error:  # constriction's report of words that no encoder writes
-            raise DamagedError(f"the payload of the level '{LEVELS[level]}' is no valid code; copy the file again") from error
-        if not decoder.maybe_exhausted():
-            raise DamagedError(f"the payload of the level '{LEVELS[level]}' has words left over; copy the file again")
-        if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
-            raise DamagedError(
-                f"the codes of the level '{LEVELS[level]}' fail their checksum in an intact file; please report this with the file"
-            )
-        maps.append(code_map)
-    for level in range(len(maps), len(sizes)):
-        maps.append(np.zeros((prior.levels[level].config.stages, *sizes[level]), np.int32))
-    return Codes(*maps)
+def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int], payload: bytes) -> CodeMap:
+    name = f"the payload of the level '{LEVELS[level]}'"
+    code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
+    words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
+    decoder = constriction.stream.queue.RangeDecoder(words)
+    bits = 32.0 * len(words) + SPARE_BITS
+
+    def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
+        nonlocal bits
+        symbols = decoder.decode(FAMILY, freqs)
+        code_map[stage, rows, columns] = symbols
+        bits -= least_bits(freqs, symbols)
+        if bits < 0:
+            raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")
+        return symbols
+
+    try:
+        scan(prior, level, context, size, pull)
+    except AssertionError as error:  # constriction's report of words that no encoder writes
+        raise DamagedError(f"{name} is no valid code; copy the file again") from error
+    if not decoder.maybe_exhausted():
+        raise DamagedError(f"{name} has words left over; copy the file again")
+    if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
+        raise DamagedError(
+            f"the codes of the level '{LEVELS[level]}' fail their checksum in an intact file; please report this with the file"
+        )
+    return code_map
+
+
+def least_bits(freqs: Array, symbols: Array) -> float:
+    """Bits that coding the symbols (n,) under the frequencies (n, K) takes at least, whatever the coder rounds."""
+    count, size = freqs.shape
+    share = freqs[np.arange(count), symbols] / freqs.sum(1)
+    return float(-np.log2((share * (CODER_TOTAL - size) + 2) / CODER_TOTAL).sum())
 
 
 def ideal_bits(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> list[list[float]]:

@@ -7,6 +7,7 @@ taken as gray. The transform sees RGB `(H, W, 3)`; gray fills all three channels
 from __future__ import annotations
 
 import io
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from vqcodec.errors import DamagedError, ImageError
 from vqcodec.transform import Image
 
 OPAQUE = 255
+_PNG_HEAD = struct.Struct(">8s4x4sIIBB")  # signature, type of the first chunk, width, height, bit depth, colour type
 
 
 class Channels(NamedTuple):
@@ -59,8 +61,18 @@ def pack_alpha(alpha: Image) -> bytes:
     return buffer.getvalue()
 
 
+def check_alpha(data: bytes, height: int, width: int) -> None:
+    """Reads the head of an alpha's PNG; raises `DamagedError` unless it has this size, and one sample of 1 or 8 bits per pixel."""
+    signature, kind, found_width, found_height, depth, colours = _PNG_HEAD.unpack(data[: _PNG_HEAD.size].ljust(_PNG_HEAD.size, b"\0"))
+    if signature != b"\x89PNG\r\n\x1a\n" or kind != b"IHDR":
+        raise DamagedError("the alpha is no PNG; the program that wrote the file is at fault")
+    if (found_width, found_height) != (width, height) or depth not in (1, 8) or colours != 0:
+        raise DamagedError("the alpha is of another size or kind than the picture; the program that wrote the file is at fault")
+
+
 def unpack_alpha(data: bytes, height: int, width: int) -> Image:
     """Alpha uint8 (height, width) from its PNG; raises `DamagedError` where it is none of that size."""
+    check_alpha(data, height, width)
     try:
         # not Image.open, whose limit on pixels is for strangers: here the size must be that of the picture
         with PngImageFile(io.BytesIO(data)) as picture:
@@ -68,4 +80,4 @@ def unpack_alpha(data: bytes, height: int, width: int) -> Image:
                 return np.array(picture.convert("L"))
     except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
         raise DamagedError(f"the alpha is no PNG ({error}); copy the file again") from error
-    raise DamagedError("the alpha is of another size or kind than the picture; the program that wrote it is at fault")
+    raise DamagedError("the alpha's PNG contradicts itself; the program that wrote the file is at fault")

@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from vqcodec import __version__, console, files, workshop
+from vqcodec import __version__, console, files, limits, workshop
 from vqcodec.config import LEVELS
 from vqcodec.console import takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError
-from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, size
+from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, number, reports_errors, size
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -44,9 +44,10 @@ def main() -> None:
 @click.option("--effort", type=click.IntRange(0, 9), default=3, show_default=True, help="How long to search: 0 is quick, 9 is smaller.")
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
+@MAX_PIXELS
 @FORCE
 @reports_errors
-def compress(quality: float | None, effort: int, keep_metadata: bool, model: str | None, **options: Any) -> None:
+def compress(quality: float | None, effort: int, keep_metadata: bool, model: str | None, max_pixels: int, **options: Any) -> None:
     """Compress pictures to .vq files.
 
     INPUT is any picture that Pillow opens: gray stays gray, alpha is kept losslessly, colours become sRGB. OUTPUT
@@ -56,24 +57,29 @@ def compress(quality: float | None, effort: int, keep_metadata: bool, model: str
     given = [goal for goal in goals if goal[1] is not None]
     if len(given) + (quality is not None) > 1:
         raise click.UsageError("give a quality or one target, not both.")
-    chosen = CompressOptions(50 if quality is None else quality, given[0] if given else None, keep_metadata, model, effort)
+    target = given[0] if given else None
+    chosen = CompressOptions(50 if quality is None else quality, target, keep_metadata, model, max_pixels, effort)
     _convert(chosen, SUFFIX, **options)
 
 
 @main.command()
 @takes_many
 @click.option("--levels", type=click.Choice(LEVELS), default=LEVELS[-1], show_default=True, help="The finest level to decode.")
+@click.option("--salvage", is_flag=True, help="Show what is intact of a damaged file; exit with 3 where something is lost.")
 @click.option("--format", "suffix", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Where no OUTPUT says.")
 @MODEL
+@MAX_PIXELS
 @FORCE
 @reports_errors
-def decompress(levels: str, suffix: str, model: str | None, **options: Any) -> None:
+def decompress(levels: str, salvage: bool, suffix: str, model: str | None, max_pixels: int, **options: Any) -> None:
     """Decompress .vq files to pictures.
 
     OUTPUT's suffix chooses the format; it defaults to INPUT's name with the suffix .png. "-" is standard input or
     output. With --levels top or middle, the beginning of a file is enough.
     """
-    _convert(DecompressOptions(LEVELS.index(levels) + 1, f".{suffix}", model), f".{suffix}", **options)
+    if salvage and levels != LEVELS[-1]:
+        raise click.UsageError("--salvage shows every level that is intact; leave out --levels.")
+    _convert(DecompressOptions(LEVELS.index(levels) + 1, f".{suffix}", model, max_pixels, salvage), f".{suffix}", **options)
 
 
 def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str | None, recursive: bool, **options: Any) -> None:
@@ -94,8 +100,9 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
         jobs = [Job(inputs[0], files.target(inputs[0], inputs[1] if len(inputs) > 1 else None, suffix, overwrite))]
     if options["as_json"] and any(job.target == files.STREAM for job in jobs):
         raise click.UsageError("--json would mix with the data on standard output; name an OUTPUT.")
-    if not console.show(batch.run(jobs, chosen, policy), len(jobs), options["as_json"], options["verbose"], options["quiet"]):
-        sys.exit(1)
+    code = console.show(batch.run(jobs, chosen, policy), len(jobs), options["as_json"], options["verbose"], options["quiet"])
+    if code:
+        sys.exit(code)
 
 
 @main.command()
@@ -105,7 +112,7 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
 @reports_errors
 def info(file: str, as_json: bool, model: str | None) -> None:
     """Describe a .vq file without decoding it."""
-    data = files.read(file)
+    data = files.read(file, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import codec
 
     facts = codec.info(data, model)
@@ -118,21 +125,24 @@ def info(file: str, as_json: bool, model: str | None) -> None:
 @click.option("--picture", metavar="FILE", help="Write original, reconstruction and error map side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @MODEL
+@MAX_PIXELS
 @FORCE
 @reports_errors
-def compare(original: str, compressed: str, picture: str | None, as_json: bool, model: str | None, force: bool) -> None:
+def compare(original: str, compressed: str, picture: str | None, as_json: bool, max_pixels: int, **options: Any) -> None:
     """Compare a picture with its .vq file: bytes, bpp, MSE, PSNR and MS-SSIM.
 
     COMPRESSED can also be a JPEG or WebP file, or whatever else Pillow opens. The error map shows errors eightfold.
     """
+    force, limit = options["force"], limits.input_bytes(max_pixels)
     target = files.target(original, picture, "", force) if picture else None
-    data = files.read(original), files.read(compressed)
+    data = files.read(original, limit), files.read(compressed, limit)
     from vqcodec import compare as comparing
     from vqcodec import image
 
     if target:
         image.check_suffix(Path(target).suffix)
-    found = comparing.compare(*data, (original, compressed), model)
+    with files.silenced():
+        found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
     if target:
         files.write(target, image.write(comparing.panel(found), Path(target).suffix), force)
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vqcodec import bitstream, channels, container
-from vqcodec.codes import Codes, map_sizes
+from vqcodec import bitstream, channels, container, limits
+from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
-from vqcodec.errors import ImageError, WrongModelError
+from vqcodec.errors import DamagedError, ImageError, WrongModelError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
 from vqcodec.transform import DEFAULT_EFFORT, Image
 
@@ -17,26 +18,41 @@ ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
 
 
+class Salvaged(NamedTuple):
+    """What was intact of a file: the image, the metadata, how many levels the image is of, and what was lost, in words."""
+
+    image: Image
+    metadata: Metadata
+    levels: int
+    lost: tuple[str, ...]
+
+
 def compress(
-    image: Image, quality: float = 50, model: ModelLike = "default", metadata: Metadata = NO_METADATA, effort: int = DEFAULT_EFFORT
+    image: Image,
+    quality: float = 50,
+    model: ModelLike = "default",
+    metadata: Metadata = NO_METADATA,
+    max_pixels: int = MAX_PIXELS,
+    effort: int = DEFAULT_EFFORT,
 ) -> bytes:
     """Compresses an image to the bytes of a `.vq` file.
 
     The image is uint8 (H, W, 3) RGB, (H, W) or (H, W, 1) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha; alpha is kept
     losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
     `quality` is any number from 0 to 100, higher is better; `effort` from 0 to 9 is how long the encoder searches for cheaper codes.
-    Raises `ImageError`, `ModelError` or `ValueError`.
+    Raises `ImageError`, `LimitError` for more than `max_pixels` (which `decompress` would refuse), `ModelError` or `ValueError`.
     """
     opened = open_model(model)
-    rgb, extras = take_apart(image, metadata)
+    rgb, extras = take_apart(image, metadata, max_pixels)
     return pack_codes(opened.encode(rgb, quality, effort), rgb.shape[0], rgb.shape[1], quality, opened, extras)
 
 
-def take_apart(image: Image, metadata: Metadata) -> tuple[Image, Extras]:
+def take_apart(image: Image, metadata: Metadata, max_pixels: int) -> tuple[Image, Extras]:
     """Splits an image of any kind into RGB uint8 (H, W, 3) for the transform, and what a file keeps beside the codes."""
     if max(image.shape, default=0) > container.MAX_SIDE:
         raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
     rgb, gray, alpha = channels.split(image)
+    limits.check_pixels(rgb.shape[1], rgb.shape[0], max_pixels)
     return rgb, Extras(gray, b"" if alpha is None else channels.pack_alpha(alpha), metadata)
 
 
@@ -48,17 +64,19 @@ def pack_codes(codes: Codes, height: int, width: int, quality: float, model: Mod
     return container.pack(Container(opened.id, width, height, steps, levels + extras.sections(), extras.gray))
 
 
-def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3) -> Image:
+def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max_pixels: int = MAX_PIXELS) -> Image:
     """Decompresses the bytes of a `.vq` file to an image uint8 of the kind that was compressed.
 
     That is (H, W, 3) RGB, (H, W) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha. `levels` 1 or 2 decodes the coarsest
     levels alone, for which the beginning of a file is enough; alpha comes after the levels, so that it may be lost then.
     `model` is needed only for a file made with a model that does not come with the package.
-    Raises `FormatError` for anything wrong in the data and `WrongModelError` where another model is needed.
+    Raises `FormatError` for anything wrong in the data, `LimitError` for more than `max_pixels`, and `WrongModelError` where another
+    model is needed.
     """
     if not 1 <= levels <= len(LEVELS):
         raise ValueError(f"levels {levels} lies outside 1..{len(LEVELS)}")
     held = container.unpack(data, levels)
+    _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     codes = bitstream.read(opened.prior, held.levels[:levels], held.height, held.width, held.quality)
     rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
@@ -66,9 +84,37 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3) -> 
     return channels.join(rgb, held.gray, alpha)
 
 
-def decode_codes(data: bytes, model: ModelLike | None = None) -> Codes:
+def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Salvaged:
+    """Decompresses what is intact of a damaged or truncated `.vq` file: the levels from the coarsest on, alpha and metadata.
+
+    The image is as from `decompress`; what is lost is left out, alpha as if all were opaque. Raises as `decompress` does where the
+    header or the top level is not intact.
+    """
+    held, lost = container.salvage(data)
+    limits.check_pixels(held.width, held.height, max_pixels)
+    opened = find_model(held.model_id, model)
+    maps: list[CodeMap] = []
+    try:
+        for code_map in bitstream.read_levels(opened.prior, held.levels, held.height, held.width, held.quality):
+            maps.append(code_map)
+    except DamagedError as error:
+        if not maps:
+            raise
+        lost.append(str(error).split(";")[0])
+    codes = bitstream.complete(opened.prior, maps, held.height, held.width)
+    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps))
+    try:
+        alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
+    except DamagedError as error:
+        alpha = None
+        lost.append(str(error).split(";")[0])
+    return Salvaged(channels.join(rgb, held.gray, alpha), held.extras.metadata, len(maps), tuple(lost))
+
+
+def decode_codes(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Codes:
     """Entropy decoding alone: the codes in a `.vq` file. Raises as `decompress` does."""
     held = container.unpack(data)
+    _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     return bitstream.read(opened.prior, held.levels, held.height, held.width, held.quality)
 
@@ -116,6 +162,13 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
             return candidate
     known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates) or "none"
     raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
+
+
+def _check(held: Container, max_pixels: int) -> None:
+    """Refuses what a file asks for in vain or in excess before anything is decoded."""
+    limits.check_pixels(held.width, held.height, max_pixels)
+    if held.extras.alpha:
+        channels.check_alpha(held.extras.alpha, held.height, held.width)
 
 
 def _code_shapes(model: Model, held: Container) -> dict[str, list[int]]:

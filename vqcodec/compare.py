@@ -9,6 +9,7 @@ import numpy as np
 from vqcodec import channels, codec, container, image, metrics
 from vqcodec.channels import Channels
 from vqcodec.errors import ImageError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.msssim import ms_ssim
 from vqcodec.transform import Image
 
@@ -26,18 +27,20 @@ class Comparison(NamedTuple):
     restored: Image
 
 
-def compare(original: bytes, compressed: bytes, names: tuple[str, str], model: codec.ModelLike | None = None) -> Comparison:
+def compare(
+    original: bytes, compressed: bytes, names: tuple[str, str], model: codec.ModelLike | None = None, max_pixels: int = MAX_PIXELS
+) -> Comparison:
     """Compares a picture with a `.vq` file, or with a file of any other codec that Pillow reads.
 
     The distortion is that of the colours; `alpha` says whether that is "same" or "different", and is None where there is none.
     Raises `ImageError` for pictures of unlike sizes, else as `read_picture` and `decompress` do.
     """
     if compressed.startswith(container.MAGIC):
-        pixels, keeps_profile = codec.decompress(compressed, model), bool(codec.read_metadata(compressed).icc)
+        pixels, keeps_profile = codec.decompress(compressed, model, max_pixels=max_pixels), bool(codec.read_metadata(compressed).icc)
         second = channels.split(pixels)
     else:
-        second, keeps_profile = channels.split(image.read_picture(compressed, names[1]).pixels), False
-    first = channels.split(image.read_picture(original, names[0], keeps_profile).pixels)
+        second, keeps_profile = channels.split(image.read_picture(compressed, names[1], max_pixels=max_pixels).pixels), False
+    first = channels.split(image.read_picture(original, names[0], keeps_profile, max_pixels).pixels)
     (height, width), other = first.rgb.shape[:2], second.rgb.shape[:2]
     if (height, width) != other:
         raise ImageError(f"{names[0]} has {width} x {height} pixels and {names[1]} {other[1]} x {other[0]}; give pictures of one size")

@@ -82,7 +82,7 @@ class ModelConfig:
                 prior[key] = tuple(prior[key])
             config = ModelConfig(TransformConfig(**{**transform, "levels": levels}), PriorConfig(**prior))
             _check_ranges(config)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise InvalidModelError(f"the model's configuration is wrong: {error}") from error
         return config
 
@@ -108,6 +108,8 @@ def _check_ranges(config: ModelConfig) -> None:
     for name, low in (("widths", 1), ("encoder_depths", 0), ("decoder_depths", 0)):
         _check_integers(name, getattr(transform, name), low, 4096, count=len(LEVELS) + 1)
     _check_integers("anchors", (transform.anchors, prior.quality_anchors), 2, 64)
+    if not all(type(value) in (int, float) for value in (transform.lambda_min, transform.lambda_max)):
+        raise TypeError("lambda_min and lambda_max must be numbers")
     if not 0 < float(transform.lambda_min) < float(transform.lambda_max) < float("inf"):
         raise ValueError("lambda_min and lambda_max must be finite, positive and in this order")
     _check_integers("channels", (prior.channels,), 1, 512)

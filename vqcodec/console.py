@@ -14,6 +14,7 @@ import click
 
 from vqcodec.convert import Outcome
 
+FAILED, DAMAGED = 1, 3  # exit codes
 BAR_STEPS = 1000  # of a training's bar
 
 MANY = (
@@ -34,9 +35,10 @@ def takes_many(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("inputs", metavar="INPUT [OUTPUT] | INPUT... --out-dir DIR", nargs=-1, required=True)(command)
 
 
-def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, quiet: bool) -> bool:
-    """Prints outcomes as they come, and what failed at the end; returns whether nothing did."""
+def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, quiet: bool) -> int:
+    """Prints outcomes as they come, and what failed at the end; returns the exit code: 1 where one failed, 3 where something was lost."""
     failed: list[Outcome] = []
+    lost = False
     later: list[Outcome] = []
     start, pixels = time.perf_counter(), 0
     with_bar = total > 1 and sys.stderr is not None and sys.stderr.isatty() and not (quiet or verbose or as_json)
@@ -44,6 +46,7 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
     with bar:
         for outcome in outcomes:
             pixels += outcome.pixels
+            lost = lost or bool(outcome.lost)
             if with_bar:
                 bar.update(1, f"{pixels / 1e6 / (time.perf_counter() - start):.1f} MP/s")
             if outcome.error:
@@ -59,17 +62,17 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
         click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
     if failed and total > 1:
         click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above; the others are done", err=True)
-    return not failed
+    return FAILED if failed else DAMAGED if lost else 0
 
 
 def _one(outcome: Outcome, as_json: bool, verbose: bool, quiet: bool) -> None:
-    if not quiet:
+    if not quiet or outcome.lost:
         for notice in outcome.notices:
             click.echo(f"vqcodec: {outcome.input} {notice}", err=True)
     if as_json:
         bpp = 8 * outcome.bytes / outcome.pixels if outcome.pixels else None
         click.echo(json.dumps({**asdict(outcome), "bpp": bpp}))
-    if verbose and outcome.status == "done":
+    if verbose and outcome.status in ("done", "salvaged"):
         rate = f"{outcome.bytes} bytes, {8 * outcome.bytes / outcome.pixels:.4f} bpp, {outcome.seconds:.2f} s"
         click.echo(f"{outcome.input} -> {outcome.output}: {outcome.width} x {outcome.height}, {rate}", err=True)
     elif verbose and outcome.status == "skipped":

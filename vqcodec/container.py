@@ -6,12 +6,14 @@ docs/FORMAT.md specifies it. Little endian; the header has 26 bytes, each sectio
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 from zlib import crc32
 
+from vqcodec import limits
 from vqcodec.config import QUALITY_STEPS
-from vqcodec.errors import BadMagicError, DamagedError, TruncatedError, UnsupportedVersionError
+from vqcodec.errors import BadMagicError, DamagedError, FormatError, TruncatedError, UnsupportedVersionError
 
 MAGIC = b"\x8fVQC"  # the first byte is not ASCII: a transfer as text is noticed
 VERSION = 1
@@ -97,11 +99,12 @@ class Container:
 
 
 def pack(container: Container) -> bytes:
-    """Serialises a container."""
+    """Serialises a container; raises `LimitError` for metadata that is too long."""
     flags = GRAY * container.gray | sum(_announcement(section.kind) for section in container.sections)
     head = _HEADER.pack(MAGIC, VERSION, flags, container.model_id, container.width, container.height, container.quality)
     parts = [head, _CHECKSUM.pack(crc32(head))]
     for section in container.sections:
+        _check_length(section.kind, len(section.payload))
         checksum = _section_checksum(section.kind, section.payload)
         parts += [_SECTION.pack(section.kind, len(section.payload), checksum), section.payload]
     return b"".join(parts)
@@ -110,8 +113,41 @@ def pack(container: Container) -> bytes:
 def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
     """Parses and checks a file; with fewer than all `levels` it may end anywhere after these.
 
-    Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError` or `DamagedError`.
+    Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError`, `DamagedError` or `LimitError`.
     """
+    head, flags = _header(data)
+    return replace(head, sections=_sections(data, flags, levels))
+
+
+def salvage(data: bytes) -> tuple[Container, list[str]]:
+    """Parses what is intact of a file, and says of each section that is lost what is wrong with it.
+
+    The levels end before the first one that is lost; sections behind one whose length is lost are lost as well. Raises as `unpack` does
+    where the header or the first level is not intact.
+    """
+    head, flags = _header(data)
+    found: list[Section] = []
+    lost: list[str] = []
+    offset = HEADER_BYTES
+    for kind in _kinds(flags):
+        try:
+            found.append(_section(data, offset, kind))
+        except FormatError as error:
+            if kind == 1:
+                raise
+            lost.append(str(error).split(";")[0])
+        offset = _end(data, offset)
+    if offset < len(data):
+        lost.append(f"{len(data) - offset} bytes follow the last section")
+    whole = len(list(takewhile(lambda pair: pair[0] == pair[1].kind, enumerate(found, 1))))
+    levels = min(whole, LEVEL_SECTIONS)
+    lost += [f"the section '{s.name}' needs a level that is lost" for s in found[levels:] if s.kind <= LEVEL_SECTIONS]
+    kept = [s for s in found if s.kind <= levels or s.kind > LEVEL_SECTIONS]
+    return replace(head, sections=tuple(kept)), lost
+
+
+def _header(data: bytes) -> tuple[Container, int]:
+    """The header as a container without sections, and the flags."""
     if not data:
         raise TruncatedError("the file is empty; compress or copy it again")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -127,7 +163,19 @@ def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
         raise UnsupportedVersionError(f"the file uses something that is not known here (flags {flags:#x}); install a newer vqcodec")
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and quality <= QUALITY_STEPS):
         raise DamagedError("the header holds impossible values; the program that wrote it is at fault")
-    return Container(model_id, width, height, quality, _sections(data, flags, levels), bool(flags & GRAY))
+    return Container(model_id, width, height, quality, (), bool(flags & GRAY)), flags
+
+
+def _kinds(flags: int) -> list[int]:
+    """The types of the sections that there are, in order: the levels and exactly those that the flags announce."""
+    return [kind for kind in SECTION_TYPES if kind <= LEVEL_SECTIONS or flags & _announcement(kind)]
+
+
+def _end(data: bytes, offset: int) -> int:
+    """Where the section at `offset` ends, by its own account; it may be wrong."""
+    if offset + _SECTION.size > len(data):
+        return len(data)
+    return offset + _SECTION.size + int(_SECTION.unpack_from(data, offset)[1])
 
 
 def _announcement(kind: int) -> int:
@@ -136,19 +184,17 @@ def _announcement(kind: int) -> int:
 
 
 def _sections(data: bytes, flags: int, levels: int) -> tuple[Section, ...]:
-    """Reads the sections after the header: the levels and exactly those that the flags announce, nothing after them."""
+    """Reads the sections after the header: those that there must be, nothing after them."""
     found: list[Section] = []
     offset = HEADER_BYTES
-    for kind in SECTION_TYPES:
-        if kind > LEVEL_SECTIONS and not flags & _announcement(kind):
-            continue
+    for kind in _kinds(flags):
         try:
             found.append(_section(data, offset, kind))
         except TruncatedError:
             if levels < LEVEL_SECTIONS and len(found) >= levels:
                 return tuple(found)
             raise
-        offset += _SECTION.size + len(found[-1].payload)
+        offset = _end(data, offset)
     if offset != len(data):
         raise DamagedError(f"{len(data) - offset} bytes follow the last section; the file was changed after it was written")
     return tuple(found)
@@ -165,16 +211,22 @@ def _section(data: bytes, offset: int, kind: int) -> Section:
             raise DamagedError(f"the head of the section '{name}' is damaged; copy the file again")
         left = len(data) - start
         raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
+    _check_length(kind, length)
     payload = data[start : start + length]
     if given != kind or _section_checksum(kind, payload) != checksum:
         raise DamagedError(f"the section '{name}' is damaged (its checksum does not hold); copy the file again")
     return Section(kind, payload)
 
 
+def _check_length(kind: int, length: int) -> None:
+    if SECTION_TYPES[kind] in Metadata._fields:
+        limits.check_metadata(SECTION_TYPES[kind], length)
+
+
 def _hint(kind: int) -> str:
     """What a file that was cut off before this section still gives."""
     whole = min(kind - 1, LEVEL_SECTIONS - 1)
-    return f", or take what is there with --levels {SECTION_TYPES[whole]}" if whole else ""
+    return f", or take what is there with --levels {SECTION_TYPES[whole]} or --salvage" if whole else ""
 
 
 def _section_checksum(kind: int, payload: bytes) -> int:

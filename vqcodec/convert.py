@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vqcodec import files
+from vqcodec.limits import MAX_PIXELS, input_bytes
 
 if TYPE_CHECKING:
     from vqcodec.transform import Image
@@ -30,6 +31,7 @@ class CompressOptions:
     goal: tuple[str, float] | None = None
     keep_metadata: bool = False
     model: str | None = None
+    max_pixels: int = MAX_PIXELS
     effort: int = 3
 
 
@@ -40,6 +42,8 @@ class DecompressOptions:
     levels: int = 3
     suffix: str = ".png"
     model: str | None = None
+    max_pixels: int = MAX_PIXELS
+    salvage: bool = False
 
 
 Options = CompressOptions | DecompressOptions
@@ -47,7 +51,10 @@ Options = CompressOptions | DecompressOptions
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `status` is done, skipped or failed; `bytes` are those of the `.vq` file, whichever side it is."""
+    """What became of a job: `status` is done, skipped, salvaged or failed; `bytes` are those of the `.vq` file, whichever side it is.
+
+    `lost` says what a salvaged file no longer has.
+    """
 
     input: str
     output: str
@@ -58,6 +65,7 @@ class Outcome:
     seconds: float = 0
     notices: tuple[str, ...] = ()
     error: str = ""
+    lost: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -68,30 +76,49 @@ class Outcome:
 def convert(job: Job, options: Options, force: bool) -> Outcome:
     """Reads, converts and writes one file; raises a `VQCodecError` for whatever is wrong with it."""
     start = time.perf_counter()
-    data = files.read(job.source)
+    data = files.read(job.source, input_bytes(options.max_pixels))
+    lost: tuple[str, ...] = ()
     if isinstance(options, CompressOptions):
         written, image, notices = _compress(data, job, options)
+    elif options.salvage:
+        written, image, lost = _salvage(data, job, options)
+        notices = tuple(f"is damaged: {part}" for part in lost)
     else:
         written, image, notices = _decompress(data, job, options)
     files.write(job.target, written, force)
     size = len(written if isinstance(options, CompressOptions) else data)
-    return Outcome(job.source, job.target, "done", size, image.shape[1], image.shape[0], time.perf_counter() - start, notices)
+    status, seconds = "salvaged" if lost else "done", time.perf_counter() - start
+    return Outcome(job.source, job.target, status, size, image.shape[1], image.shape[0], seconds, notices, lost=lost)
 
 
 def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
     from vqcodec import codec, image, targets
 
     model = options.model or "default"
-    pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata)
+    with files.silenced():
+        pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)
     if options.goal:
-        return targets.compress_to(pixels, *options.goal, model, metadata, options.effort), pixels, notices
-    return codec.compress(pixels, options.quality, model, metadata, options.effort), pixels, notices
+        return targets.compress_to(pixels, *options.goal, model, metadata, options.max_pixels, options.effort), pixels, notices
+    return codec.compress(pixels, options.quality, model, metadata, options.max_pixels, options.effort), pixels, notices
 
 
 def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
     from vqcodec import codec, image
 
-    suffix = options.suffix if job.target == files.STREAM else Path(job.target).suffix or options.suffix
+    suffix = _suffix(job, options)
     image.check_suffix(suffix)
-    pixels = codec.decompress(data, options.model, options.levels)
+    pixels = codec.decompress(data, options.model, options.levels, options.max_pixels)
     return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, ()
+
+
+def _salvage(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
+    from vqcodec import codec, image
+
+    suffix = _suffix(job, options)
+    image.check_suffix(suffix)
+    found = codec.salvage(data, options.model, options.max_pixels)
+    return image.write(found.image, suffix, found.metadata), found.image, found.lost
+
+
+def _suffix(job: Job, options: DecompressOptions) -> str:
+    return options.suffix if job.target == files.STREAM else Path(job.target).suffix or options.suffix

@@ -13,6 +13,10 @@ class ImageError(VQCodecError):
     """The input is no image that can be read, or has a shape or type that the codec does not take."""
 
 
+class LimitError(VQCodecError):
+    """The input asks for more than the limits allow: pixels, bytes of metadata or of a file."""
+
+
 class OutputError(VQCodecError):
     """The output cannot be written, or exists and was not to be overwritten."""
 

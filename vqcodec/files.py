@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from vqcodec.errors import ImageError, OutputError
+from vqcodec.errors import ImageError, LimitError, OutputError
 
 STREAM = "-"
+STDERR = 2  # its file descriptor
+PIECE = 1 << 20  # bytes read at a time
 
 
 def target(source: str, output: str | None, suffix: str, force: bool) -> str:
@@ -40,14 +46,15 @@ def make_parent(name: str) -> None:
         raise OutputError(f"{Path(name).parent} cannot be made: {error}; choose another directory") from error
 
 
-def read(source: str) -> bytes:
-    """All bytes of a file or of standard input; raises `ImageError` where it cannot be read."""
+def read(source: str, limit: int) -> bytes:
+    """All bytes of a file or of standard input; raises `ImageError` where it cannot be read, `LimitError` for more than `limit`."""
     if source == STREAM:
         if sys.stdin is None:
             raise ImageError("there is no standard input; name a file")
-        return sys.stdin.buffer.read()
+        return _all(sys.stdin.buffer, "standard input", limit)
     try:
-        return Path(source).read_bytes()
+        with Path(source).open("rb") as file:
+            return _all(file, source, limit)
     except FileNotFoundError as error:
         raise ImageError(f"{source} does not exist; check the path") from error
     except IsADirectoryError as error:
@@ -56,10 +63,23 @@ def read(source: str) -> bytes:
         raise ImageError(f"{source} cannot be read: {error}") from error
 
 
-def write(target: str, data: bytes, force: bool) -> None:
-    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed."""
-    import tempfile
+def _all(file: BinaryIO, name: str, limit: int) -> bytes:
+    """Reads to the end, in pieces: streams and devices do not say how much there is."""
+    size = os.fstat(file.fileno()).st_size  # 0 where it is not known
+    left, parts = limit - size, list[bytes]()
+    while left >= 0 and (part := file.read(max(size + 1, PIECE))):
+        parts.append(part)
+        left = limit - sum(map(len, parts))
+    if left < 0:
+        raise LimitError(f"{name} has more than the limit of {limit} bytes; if you trust it, raise the limit (--max-pixels)")
+    return b"".join(parts)
 
+
+def write(target: str, data: bytes, force: bool) -> None:
+    """Writes all of `data` or nothing: to a temporary file beside the target, which is then renamed.
+
+    Raises `OutputError`; a `BrokenPipeError` stays one, for nobody is left to be told.
+    """
     try:
         if target == STREAM:
             if sys.stdout is None:
@@ -70,21 +90,26 @@ def write(target: str, data: bytes, force: bool) -> None:
         path = Path(target)
         if path.exists() and not path.is_file():  # a device or pipe cannot be replaced by renaming
             path.write_bytes(data)
-            return
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.absolute().parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path) if force else _rename_new(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        else:
+            _write_all(path, data, force)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}; nothing was kept") from error
+
+
+def _write_all(path: Path, data: bytes, force: bool) -> None:
+    # named here, not by the system: whatever interrupts this, the name is known and the file removed
+    temporary = path.absolute().parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path) if force else _rename_new(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _rename_new(temporary: Path, path: Path) -> None:
@@ -98,7 +123,18 @@ def _rename_new(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Without what compiled libraries write to the standard error of the process, such as libtiff on damage: our own line says it."""
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +18,15 @@ from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from vqcodec import channels, colour
+from vqcodec import channels, colour, limits
 from vqcodec.container import MAX_SIDE, Metadata
-from vqcodec.errors import ImageError, OutputError
+from vqcodec.errors import ImageError, LimitError, OutputError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.transform import Image
 
 SUFFIX_DEFAULT = ".png"
 NO_METADATA = Metadata()
+_TURN = threading.Lock()
 FORMATS = {  # only those that keep size and colours
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -41,6 +46,7 @@ TURNS = {  # what brings each EXIF orientation upright
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
+RUNS_PROGRAMS = {"EPS", "WMF", "EMF"}  # Pillow hands these to Ghostscript or to Windows: not for files of strangers
 WITHOUT_ALPHA = {"JPEG", "BMP", "PPM"}
 WITHOUT_METADATA = {"BMP", "PPM"}
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation=["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>""")
@@ -73,32 +79,50 @@ def read(data: bytes, name: str = "the input") -> Image:
     return channels.split(read_picture(data, name).pixels).rgb
 
 
-def read_picture(data: bytes, name: str = "the input", keep_metadata: bool = False) -> Picture:
+def read_picture(data: bytes, name: str = "the input", keep_metadata: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decodes a picture in any format that Pillow knows to 8 bits, gray or RGB, with alpha where it has any, upright.
 
     Colours become sRGB. With `keep_metadata`, EXIF and XMP are kept, and gray and RGB stay in the colours of their ICC
     profile, which is kept. Of an animation the first frame is taken. Raises `ImageError` where Pillow cannot read it, its
-    numbers have no known range, or a side exceeds the format's limit.
+    numbers have no known range, or a side exceeds the format's limit, and `LimitError` for more than `max_pixels`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not for the user
-            warnings.simplefilter("error", Pillow.DecompressionBombWarning)
-            with Pillow.open(io.BytesIO(data)) as picture:
-                if max(picture.size) > MAX_SIDE:
-                    raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
-                found = _decode(picture, name, keep_metadata)
-    except (ImageError, MemoryError):
+        with _pillow(max_pixels), Pillow.open(io.BytesIO(data)) as picture:
+            _check(picture, name, max_pixels)
+            found = _decode(picture, name, keep_metadata)
+    except (ImageError, LimitError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like") from error
-    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} has too many pixels: {error}") from error
+    except Pillow.DecompressionBombError as error:
+        raise LimitError(f"{name} has more than {max_pixels} pixels; if you trust it, raise the limit (--max-pixels)") from error
     except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
         raise ImageError(f"{name} is a damaged image ({error}); repair it or save it again") from error
     if not found.pixels.size:
         raise ImageError(f"{name} has no pixels")
     return found
+
+
+@contextmanager
+def _pillow(max_pixels: int) -> Iterator[None]:
+    """Pillow with our limit instead of its own, which is a global: threads that read pictures take turns."""
+    with _TURN, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not for the user
+        before = Pillow.MAX_IMAGE_PIXELS
+        Pillow.MAX_IMAGE_PIXELS = max_pixels  # it refuses twice as much, before we see the size
+        try:
+            yield
+        finally:
+            Pillow.MAX_IMAGE_PIXELS = before
+
+
+def _check(picture: Pillow.Image, name: str, max_pixels: int) -> None:
+    """What can be told from the head of a picture, before there is memory for its pixels."""
+    if max(picture.size) > MAX_SIDE:
+        raise ImageError(f"{name} has {picture.width} x {picture.height} pixels; a side can have {MAX_SIDE} at most")
+    limits.check_pixels(*picture.size, max_pixels, name)
+    if picture.format in RUNS_PROGRAMS:
+        raise ImageError(f"{name} is {picture.format}, which another program would have to draw; save it as a PNG first")
 
 
 def _decode(picture: Pillow.Image, name: str, keep_metadata: bool) -> Picture:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from vqcodec import graphs, limits
 from vqcodec.codes import Codes
 from vqcodec.config import QUALITY_STEPS, ModelConfig
 from vqcodec.container import MODEL_ID_BYTES
@@ -29,6 +31,7 @@ CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
 RUNTIME_FILES = (DECODE, ENCODE, PRIOR, WEIGHTS)
 SHARED = "shared"  # weights are named `shared.`, `encode.` or `decode.` by the graphs that need them
+LIMITS = {CARD: limits.MAX_CARD, DECODE: limits.MAX_GRAPH, ENCODE: limits.MAX_GRAPH, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
 CARD_FORMAT = 1  # version of model.json itself
 
 
@@ -83,13 +86,16 @@ class Model:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
         options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
         needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
+        graphs.check(self._files[name], name, frozenset(needed), WEIGHTS)
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in needed]
         try:
             options.add_external_initializers(needed, values)
-            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"])
+            # without the fallback, which prints to standard output and tries the same again
+            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no exception class of its own
             raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error
 
@@ -120,7 +126,7 @@ def load_model(name_or_path: str | Path = "default") -> Model:
         if not (folder / CARD).is_file():
             known = ", ".join(model_names()) or "none"
             raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one that comes with the package ({known})")
-        stamps = tuple((folder / name).stat().st_mtime_ns for name in (CARD, *RUNTIME_FILES))
+        stamps = tuple(_stamp(folder / name, limit) for name, limit in LIMITS.items())
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"the model '{text}' cannot be opened: {error}; copy or export it again") from error
     return _load(folder.resolve(), stamps)
@@ -131,13 +137,21 @@ def model_names() -> list[str]:
     return sorted(path.parent.name for path in models_folder().glob(f"*/{CARD}"))
 
 
+def _stamp(path: Path, limit: int) -> int:
+    """When a file was changed; refuses what is no file, or larger than a model's can be."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+        raise OSError(f"{path.name} is no file of at most {limit} bytes")
+    return found.st_mtime_ns
+
+
 @lru_cache(maxsize=4)
 def _load(folder: Path, stamps: tuple[int, ...]) -> Model:
     """Reads a folder; `stamps`, its files' times, keep an older reading from being served after an export."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         files = {name: (folder / name).read_bytes() for name in RUNTIME_FILES}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidModelError(f"the model in {folder} is incomplete: {error}") from error
     if not isinstance(card, dict) or card.get("format") != CARD_FORMAT:
         raise InvalidModelError(f"{folder / CARD} is not of the format {CARD_FORMAT}; export the model again")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from types import FrameType
 from typing import NoReturn, ParamSpec
 
 import click
@@ -14,16 +17,23 @@ import click
 from vqcodec.errors import VQCodecError
 
 POSITIVE = click.FloatRange(0, min_open=True)
+SIGNALLED, BROKEN_PIPE = 128, 141  # exit codes by the convention of shells
 P = ParamSpec("P")
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Prints a `VQCodecError` in one line on stderr and exits with 1."""
+    """Prints a `VQCodecError` in one line on stderr and exits with 1; signals end the command as `stop` does."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        stop_on_signals()
         try:
             command(*args, **kwargs)
+        except BrokenPipeError:  # whoever read our output has enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+            sys.exit(BROKEN_PIPE)
+        except KeyboardInterrupt:
+            sys.exit(SIGNALLED + signal.SIGINT)
         except VQCodecError as error:
             fail(str(error))
         except MemoryError:
@@ -40,6 +50,24 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
+def stop_on_signals() -> None:
+    """Makes signals unwind the stack, so that temporary files go; leaves alone what somebody else handles or ignores."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Unwinds the stack, to exit with 128 and the signal's number; further signals must not cut the tidying short."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt  # the bench sums up before it ends
+    sys.exit(SIGNALLED + number)
+
+
 def number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Any finite number."""
     if value is not None and not math.isfinite(value):
@@ -48,14 +76,22 @@ def number(context: click.Context, parameter: click.Parameter, value: float | No
 
 
 def size(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Bytes such as 500, 20k or 1.5M (thousands and millions)."""
+    """A size such as 500, 20k or 1.5M (thousands and millions)."""
     if value is None:
         return None
     match = re.fullmatch(r"(\d+\.?\d*)([kKmM]?)", value)
     if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"'{value}' is no size; give bytes such as 500, 20k or 1.5M.", context, parameter)
+        raise click.BadParameter(f"'{value}' is no size; give a number such as 500, 20k or 1.5M.", context, parameter)
     return float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()]
+
+
+def count(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A whole number such as 500, 20k or 200M."""
+    return int(size(context, parameter, value) or 0)
 
 
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
 MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
+MAX_PIXELS = click.option(
+    "--max-pixels", metavar="N", callback=count, default="200M", show_default=True, help="Refuse pictures with more pixels."
+)

@@ -14,6 +14,7 @@ from vqcodec.codes import Codes
 from vqcodec.config import QUALITY_STEPS
 from vqcodec.container import Metadata
 from vqcodec.errors import TargetError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.transform import DEFAULT_EFFORT, Image
 
 KINDS = ("bpp", "size", "psnr", "mse")
@@ -21,17 +22,23 @@ TOLERANCE = 0.002  # of the size or the MSE: closer to the target than this, a b
 
 
 def compress_to(
-    image: Image, kind: str, value: float, model: ModelLike = "default", metadata: Metadata = NO_METADATA, effort: int = DEFAULT_EFFORT
+    image: Image,
+    kind: str,
+    value: float,
+    model: ModelLike = "default",
+    metadata: Metadata = NO_METADATA,
+    max_pixels: int = MAX_PIXELS,
+    effort: int = DEFAULT_EFFORT,
 ) -> bytes:
     """Compresses an image, of any kind that `compress` takes, to a target: the bytes of a `.vq` file.
 
     `kind` is "bpp" or "size" (bits per pixel or bytes of the whole file, at most `value`), "psnr" (dB, at least `value`) or
     "mse" (at most `value`); distortion is that of the colours. `effort` is as in `compress`.
-    Raises `TargetError` where no quality reaches the target.
+    Raises `TargetError` where no quality reaches the target, else as `compress`.
     """
     if kind not in KINDS or not value > 0:
         raise ValueError(f"a target is one of {', '.join(KINDS)} with a value above 0, not {kind} {value}")
-    rgb, extras = take_apart(image, metadata)
+    rgb, extras = take_apart(image, metadata, max_pixels)
     opened, (height, width) = open_model(model), rgb.shape[:2]
     tried: dict[int, tuple[Codes, bytes]] = {}
 

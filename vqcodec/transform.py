@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.codes import CodeMap, Codes, map_sizes
+from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError
 
@@ -88,6 +88,7 @@ class Transform:
             tile = padded[rows.start : rows.stop, columns.start : columns.stop]
             inputs = {"image": tile[None], "quality": _quality(quality), "paths": np.zeros(PATHS[effort], np.float32)}
             found = _run(self.encoder, {name: inputs[name] for name in self.encoder_inputs})
+            self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
         return Codes(*maps)
@@ -101,16 +102,33 @@ class Transform:
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = _run(self.decoder, inputs)[0][0]
+            tile = _picture(_run(self.decoder, inputs), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image
+
+    def _check_codes(self, found: list[Any], height: int, width: int) -> None:
+        """Refuses what is no code maps of a tile of this size."""
+        try:
+            for code_map, level, size in zip(found, self.config.levels, map_sizes(height, width), strict=True):
+                check_codes(code_map, level, size)
+        except (ValueError, AttributeError) as error:  # an output that is no array
+            raise InvalidModelError(f"the model's encode.onnx does not fit its configuration: {error}; export the model again") from error
+
+
+def _picture(found: list[Any], height: int, width: int) -> Image:
+    """The image (height, width, 3) among a graph's outputs."""
+    if len(found) != 1 or not isinstance(found[0], np.ndarray) or found[0].dtype != np.uint8 or found[0].shape != (1, height, width, 3):
+        raise InvalidModelError("the model's decode.onnx gives no image of the size of its codes; export the model again")
+    return found[0][0]
 
 
 def _run(session: Any, inputs: dict[str, Any]) -> list[Any]:
     """Runs a graph; a model whose graphs do not fit its configuration shows here."""
     try:
         return list(session.run(None, inputs))
+    except MemoryError:
+        raise
     except Exception as error:  # ONNX Runtime has no exception class of its own
         raise InvalidModelError(f"the model's graph fails: {str(error).splitlines()[0]}; export the model again") from error
 

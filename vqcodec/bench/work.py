@@ -17,7 +17,7 @@ from pathlib import Path
 from vqcodec import image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
-from vqcodec.errors import BenchError, ImageError, VQCodecError
+from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
 from vqcodec.transform import Image
 
 
@@ -57,7 +57,7 @@ def work(task: Task) -> Row | str:
     """Measures one row; returns the reason in words where the picture or the peer does not work."""
     try:
         pixels = image.read(task.path.read_bytes(), task.name)
-    except (ImageError, OSError) as error:
+    except (ImageError, LimitError, OSError) as error:
         return str(error)
     try:
         row = measure(_warm(task, pixels), task.setting, pixels, task.name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
-from vqcodec import channels, codec, container, files, image, metrics
+from vqcodec import channels, codec, container, files, image, limits, metrics
 from vqcodec.batch import PICTURES
 from vqcodec.config import LEVELS
 from vqcodec.convert import SUFFIX
@@ -154,7 +154,7 @@ class Session:
         if number not in self._sources:
             raise ImageError("this picture is not kept any more; drop it again")
         name, source = self._sources[number]
-        data = source if isinstance(source, bytes) else files.read(str(source))
+        data = source if isinstance(source, bytes) else files.read(str(source), limits.input_bytes(limits.MAX_PIXELS))
         if data.startswith(container.MAGIC):
             held = container.unpack(data)
             codec.find_model(held.model_id, self._given)

@@ -1,0 +1,218 @@
+"""What is fed with hostile inputs, and with which intact ones it begins.
+
+A target's `run` either returns (the input was taken) or raises a `VQCodecError` (it was refused); anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from PIL import Image as Pillow
+
+from tests.fuzz import mutations
+from tests.fuzz.mutations import Edit
+from tests.support import GOLDEN, noise, swapped
+from vqcodec import codec, image
+from vqcodec.container import Metadata
+from vqcodec.errors import VQCodecError
+from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
+
+MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
+
+
+class Target(NamedTuple):
+    """A target: its name, intact inputs, what is done with an input, how one is spoilt, and its share of all inputs in thousandths."""
+
+    name: str
+    seeds: Callable[[], list[bytes]]
+    run: Callable[[bytes], object]
+    spoil: Callable[[bytes, Sequence[Edit], bytes], bytes]
+    share: int
+
+
+@cache
+def model() -> Model:
+    """The tiny model, opened."""
+    opened = load_model(GOLDEN / "model")
+    _ = opened.prior, opened.transform
+    return opened
+
+
+@cache
+def files() -> list[bytes]:
+    """Small golden files, and ones with everything that a file can hold."""
+    golden = [(GOLDEN / f"{name}.vq").read_bytes() for name in ("dot-q50", "line-q80", "odd-q0", "wide-q100")]
+    pictures = [noise(40, 50)[:, :, :channels] for channels in (1, 2)] + [np.dstack([noise(33, 20), noise(33, 20, 1)[:, :, 0]])]
+    metadata = Metadata(swapped(), exif(), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    masked = pictures[2].copy()
+    masked[:, :, 3] = np.where(masked[:, :, 3] > 99, 255, 0)
+    made = [codec.compress(picture, 50, model(), metadata) for picture in (*pictures, masked)]
+    return golden + made
+
+
+def exif() -> bytes:
+    """EXIF with a few tags."""
+    tags = Pillow.Exif()
+    tags[0x010F], tags[0x8769] = "maker", {0x9003: "2020:02:02 02:02:02", 0x829A: (1, 250)}
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+def decode_codes(data: bytes) -> None:
+    """Codes alone."""
+    codes = codec.decode_codes(data, model(), MAX_PIXELS)
+    assert all(code_map.dtype == np.int32 for code_map in codes)
+
+
+def decompress(data: bytes) -> None:
+    """As `vqcodec decompress` does, to the formats that keep metadata."""
+    pixels = codec.decompress(data, model(), max_pixels=MAX_PIXELS)
+    assert pixels.dtype == np.uint8
+    assert codec.info(data, model())["width"] == pixels.shape[1]
+    suffix = (".png", ".webp", ".tif")[len(data) % 3]
+    image.write(pixels, suffix, codec.read_metadata(data))
+
+
+def salvage(data: bytes) -> None:
+    """As `vqcodec decompress --salvage` does."""
+    found = codec.salvage(data, model(), MAX_PIXELS)
+    assert found.image.dtype == np.uint8
+    image.write(found.image, ".png", found.metadata)
+    with contextlib.suppress(VQCodecError):
+        assert np.array_equal(codec.decompress(data, model(), max_pixels=MAX_PIXELS), found.image) or found.lost
+
+
+def any_codes(data: bytes) -> None:
+    """As if the codes' own checksums held, so that any codes are turned into pixels."""
+    with mock.patch("vqcodec.bitstream.checksum", return_value=AnyNumber()):
+        decompress(data)
+
+
+class AnyNumber:
+    """Equal to every number."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@cache
+def model_file(name: str) -> bytes:
+    """A file of the tiny model."""
+    return (GOLDEN / "model" / name).read_bytes()
+
+
+@cache
+def small_picture() -> Any:
+    """A picture of one tile, and its codes."""
+    picture = noise(64, 64)
+    return picture, model().encode(picture, 50)
+
+
+def with_file(name: str, data: bytes) -> Model:
+    """The tiny model with one other file."""
+    opened = model()
+    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in RUNTIME_FILES}, name: data})
+
+
+def use_prior(data: bytes) -> None:
+    """A spoilt prior codes and decodes, if it is taken."""
+    opened, codes = with_file(PRIOR, data), small_picture()[1]
+    again = codec.decode_codes(codec.pack_codes(codes, 64, 64, 50, opened), opened)
+    assert all(np.array_equal(a, b) for a, b in zip(codes, again, strict=True))
+
+
+def use_weights(data: bytes) -> None:
+    """Spoilt weights give other pictures, if they are taken."""
+    with_file(WEIGHTS, data).decode(small_picture()[1], 64, 64, 50)
+
+
+def use_graph(data: bytes) -> None:
+    """A spoilt graph gives other pictures or codes, if it is taken."""
+    picture, codes = small_picture()
+    if b"ArgMin" in data:
+        with_file(ENCODE, data).encode(picture, 50)
+    else:
+        with_file(DECODE, data).decode(codes, 64, 64, 50)
+
+
+@cache
+def folder() -> Path:
+    """A copy of the tiny model, to spoil its card."""
+    made = Path(tempfile.mkdtemp(prefix="vqcodec-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    for name in (CARD, *RUNTIME_FILES):
+        (made / name).write_bytes(model_file(name))
+    return made
+
+
+def use_card(data: bytes) -> None:
+    """A spoilt card."""
+    (folder() / CARD).write_bytes(data)
+    opened = load_model(folder())
+    codec.decode_codes(codec.pack_codes(small_picture()[1], 64, 64, 50, opened), opened)
+
+
+@cache
+def pictures() -> list[bytes]:
+    """Small pictures in every format that Pillow both reads and writes."""
+    rgb, gray = Pillow.fromarray(noise(24, 20)), Pillow.fromarray(noise(24, 20)[:, :, 0])
+    deep = Pillow.fromarray(np.arange(480, dtype=np.uint16).reshape(24, 20) * 131)
+    floats = Pillow.fromarray(np.linspace(0, 1, 480, dtype=np.float32).reshape(24, 20))
+    kinds: list[tuple[Pillow.Image, str, dict[str, Any]]] = [
+        (rgb, "PNG", {"icc_profile": swapped(), "exif": exif()}),
+        *[(picture, "PNG", {}) for picture in (gray, deep, rgb.convert("RGBA"), rgb.convert("P"), rgb.convert("1"))],
+        *[(rgb, "JPEG", {"progressive": flag, "exif": b"Exif\0\0" + exif(), "icc_profile": swapped()}) for flag in (False, True)],
+        (rgb.convert("CMYK"), "JPEG", {}),
+        *[(rgb.convert("RGBA"), "WEBP", {"lossless": flag, "exif": exif()}) for flag in (False, True)],
+        *[(rgb, "TIFF", {"compression": kind}) for kind in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")],
+        *[(picture, "TIFF", {}) for picture in (deep, floats, rgb.convert("CMYK"), rgb.convert("LAB"))],
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+        (rgb, "GIF", {"save_all": True, "append_images": [rgb.convert("P"), gray]}),
+        *[(rgb, kind, {}) for kind in ("BMP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "DIB", "JPEG2000", "QOI", "AVIF")],
+        (rgb.convert("P"), "BLP", {}),
+        *[(rgb.convert("1"), kind, {}) for kind in ("MSP", "XBM")],
+        (floats, "SPIDER", {}),
+    ]
+    made: list[bytes] = []
+    for picture, kind, options in kinds:
+        buffer = io.BytesIO()
+        try:
+            picture.save(buffer, kind, **options)
+        except (OSError, KeyError, ValueError):  # a Pillow without that library
+            continue
+        made.append(buffer.getvalue())
+    return made
+
+
+def read_picture(data: bytes) -> None:
+    """As `vqcodec compress` reads its input."""
+    pixels = image.read_picture(data, "it", bool(len(data) % 2), MAX_PIXELS).pixels
+    assert pixels.dtype == np.uint8
+    assert pixels.size
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("container", files, decode_codes, mutations.apply, 510),
+        Target("sections", files, decompress, mutations.spoil_sealed, 100),
+        Target("salvage", files, salvage, mutations.apply, 40),
+        Target("payload", files, any_codes, mutations.spoil_payloads, 150),
+        Target("picture", pictures, read_picture, mutations.spoil_picture, 150),
+        Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 30),
+        Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 16),
+        Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 2),
+        Target("graph", lambda: [model_file(ENCODE), model_file(DECODE)], use_graph, mutations.apply, 2),
+    )
+}

@@ -1,0 +1,245 @@
+"""Faults in the middle, on real processes: no partial file under the final name, no stray file, and the exit code that shells expect."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from tests.support import GOLDEN, ROOT, noise, run_python, vqcodec
+from tests.test_cli_errors import snapshot
+from vqcodec import image
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+MODEL = GOLDEN / "model"
+FILE = (GOLDEN / "photo-q60.vq").read_bytes()
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+# Runs the command line, but waits at the given point of writing a file, and says so: the real thing takes a millisecond there.
+SLOW = """
+import os, signal, sys, time
+from pathlib import Path
+from vqcodec import cli, files
+
+def wait(*args, **kwargs):
+    print("here", flush=True)
+    time.sleep(60)
+
+setattr({where}, wait)
+cli.main()
+"""
+POINTS = {
+    "with the file empty": 'os, "fsync"',
+    "before renaming": 'files, "_rename_new"',
+    "while working": 'files, "write"',
+}
+
+
+def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.png").write_bytes(image.write(noise(40, 40)))
+    (tmp_path / "a.vq").write_bytes(FILE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "point"), [*[(*pair, "with the file empty") for pair in SIGNALS], *[(*SIGNALS[1], point) for point in POINTS]]
+)
+@pytest.mark.parametrize("arguments", [("compress", "a.png", "b.vq"), ("decompress", "a.vq", "b.png")], ids=lambda a: a[0])
+def test_signals(arguments: tuple[str, ...], number: int, code: int, point: str, folder: Path) -> None:
+    before = snapshot(folder)
+    with start(SLOW.format(where=POINTS[point]), *arguments, "-m", MODEL, cwd=folder) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        if point != "while working":
+            assert len(snapshot(folder)) == len(before) + 1  # the temporary file
+        process.send_signal(number)
+        process.send_signal(number)  # impatience changes nothing
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (code, b"")
+    assert snapshot(folder) == before
+
+
+def test_a_signal_leaves_the_file_that_force_would_replace(folder: Path) -> None:
+    (folder / "b.vq").write_bytes(b"precious")
+    before = snapshot(folder)
+    with start(SLOW.format(where='os, "fsync"'), "compress", "a.png", "b.vq", "-f", "-m", MODEL, cwd=folder) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+    assert process.returncode == 143
+    assert snapshot(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_signals_at_any_time(number: int, code: int, folder: Path) -> None:
+    """Without help: wherever the signal strikes once the command is running, what is there is whole or nothing."""
+    (folder / "big.png").write_bytes(image.write(noise(600, 800)))
+    before = snapshot(folder)
+    for delay in (0.3, 0.5, 0.8, 1.1):
+        (folder / "c.vq").unlink(missing_ok=True)
+        process = start("from vqcodec import cli\nprint(1, flush=True)\ncli.main()", "compress", "big.png", "c.vq", "-m", MODEL, cwd=folder)
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, code)
+        assert said == b""
+        if (folder / "c.vq").exists():
+            assert vqcodec("decompress", "c.vq", "c.png", "-f", "-m", MODEL, cwd=folder).returncode == 0
+            (folder / "c.png").unlink()
+            (folder / "c.vq").unlink()
+        assert snapshot(folder) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
+    """As under nohup."""
+    code = """
+import signal, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from vqcodec import cli, files
+real = files.silenced
+def wait():
+    print("here", flush=True)
+    time.sleep(0.5)
+    return real()
+files.silenced = wait
+cli.main()
+"""
+    with start(code, "compress", "a.png", "b.vq", "-m", MODEL, cwd=folder) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+    assert process.returncode == 0
+    assert (folder / "b.vq").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
+def test_signals_with_several_processes(number: int, group: bool, tmp_path: Path) -> None:
+    for index in range(12):
+        (tmp_path / f"{index}.png").write_bytes(image.write(noise(300, 300, index)))
+    command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
+    with start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("out/*.vq")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, number) if group else process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert b"Traceback" not in said
+    for path in (tmp_path / "out").iterdir():
+        assert path.suffix == ".vq"
+        assert vqcodec("info", path, "-m", MODEL, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("decompress", "a.vq", "-"), ("compress", "a.png", "-"), ("info", "a.vq")], ids=lambda a: a[0])
+def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...], folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "vqcodec.cli", *arguments, "-m", str(MODEL)]
+    result = subprocess.run(command, cwd=folder, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def limited(size: int) -> str:
+    """The command line under a limit on the size of files."""
+    return f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\nfrom vqcodec import cli\ncli.main()"
+
+
+@pytest.mark.parametrize("force", [(), ("-f",)], ids=["new", "force"])
+@pytest.mark.parametrize(("arguments", "size"), [(("compress", "a.png", "b.vq"), 100), (("decompress", "a.vq", "b.png"), 4096)])
+def test_a_disk_that_fills_up_while_writing(arguments: tuple[str, ...], size: int, force: tuple[str, ...], folder: Path) -> None:
+    if force:
+        (folder / arguments[2]).write_bytes(b"precious")
+    before = snapshot(folder)
+    result = run_python("-c", limited(size), *arguments, *force, "-m", MODEL, cwd=folder, PYTHONDONTWRITEBYTECODE="1")
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"nothing was kept" in result.stderr
+    assert snapshot(folder) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_small_disk(folder: Path) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        result = vqcodec("decompress", "a.vq", "disk/b.png", "-m", MODEL, cwd=folder)
+        assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+        assert b"No space left" in result.stderr
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_an_input_that_vanishes_is_one_failure_of_many(tmp_path: Path) -> None:
+    """A name that is listed and gone when its turn comes."""
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(image.write(noise(40, 40)))
+    code = """
+from pathlib import Path
+from vqcodec import batch, cli
+plan = batch.plan
+def planned(*arguments):
+    jobs = plan(*arguments)
+    Path("b.png").unlink()
+    return jobs
+batch.plan = planned
+cli.main()
+"""
+    result = run_python("-c", code, "compress", ".", "-r", "--out-dir", "out", "-m", MODEL, cwd=tmp_path)
+    assert result.returncode == 1
+    assert b"b.png does not exist" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.vq", "c.vq"]
+
+
+@pytest.mark.parametrize("force", [(), ("-f",)], ids=["new", "force"])
+def test_two_processes_with_one_output(force: tuple[str, ...], folder: Path) -> None:
+    (folder / "b.png").write_bytes(image.write(noise(40, 40, 1)))
+    code = "from vqcodec import cli\ncli.main()"
+    processes = [start(code, "compress", f"{name}.png", "out.vq", *force, "-m", MODEL, cwd=folder) for name in "abab"]
+    ends = []
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        ends.append(process.returncode)
+        assert said.count(b"\n") == process.returncode
+        assert process.returncode == 0 or b"exists" in said
+    assert ends.count(0) == (4 if force else 1)
+    for name in "ab":
+        vqcodec("compress", f"{name}.png", f"{name}1.vq", "-m", MODEL, cwd=folder)
+    assert (folder / "out.vq").read_bytes() in [(folder / f"{name}1.vq").read_bytes() for name in "ab"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.vq", "a1.vq", "b.png", "b1.vq", "out.vq"]
+
+
+def test_libraries_that_write_to_stderr_themselves_are_silenced(folder: Path) -> None:
+    """libtiff tells of damage on the standard error of the process."""
+    Pillow.fromarray(noise(40, 40)).save(folder / "b.tif", compression="tiff_adobe_deflate")
+    data = bytearray((folder / "b.tif").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(40)
+    (folder / "b.tif").write_bytes(data)
+    for arguments in (("compress", "b.tif", "b.vq"), ("compare", "b.tif", "a.vq")):
+        result = vqcodec(*arguments, "-m", MODEL, cwd=folder)
+        assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+        assert b"b.tif" in result.stderr
+    script = "import sys\nfrom vqcodec import image\ntry:\n    image.read(open(sys.argv[1], 'rb').read())\nexcept Exception:\n    pass"
+    assert run_python("-c", script, folder / "b.tif").stderr != b""  # else this test shows nothing
