@@ -90,6 +90,14 @@ def count(context: click.Context, parameter: click.Parameter, value: str) -> int
     return int(size(context, parameter, value) or 0)
 
 
+def shape(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """Width and height such as 640x480."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)
+    if match is None or not (int(match[1]) and int(match[2])):
+        raise click.BadParameter(f"'{value}' is no size; give width and height such as 640x480.", context, parameter)
+    return int(match[1]), int(match[2])
+
+
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
 MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
 MAX_PIXELS = click.option(

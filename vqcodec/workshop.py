@@ -1,4 +1,4 @@
-"""The commands of the workshop: train models, measure them, look at what they do."""
+"""The commands of the workshop: train models, measure them, look into them, look at what they do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from vqcodec import console
+from vqcodec import console, files, limits
+from vqcodec.config import LEVELS
 from vqcodec.errors import VQCodecError
-from vqcodec.options import MODEL, POSITIVE, number, reports_errors
+from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shape
 
 
 @click.command()
@@ -49,6 +50,34 @@ def train(folder: Path, out: Path, **options: Any) -> None:
         raise VQCodecError(f"training needs {error.name}; install the extra: pip install 'vqcodec[train]'") from error
     with console.TrainingDisplay() as display:
         run(folder, out, TrainOptions(**options), display)
+
+
+@click.command()
+@click.argument("output", metavar="OUT.png")
+@click.option("--size", "shape", default="384x256", show_default=True, metavar="WxH", callback=shape, help="Pixels of the picture.")
+@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="The quality whose codes are drawn.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another picture.")
+@click.option("--from", "source", metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones.")
+@click.option("--keep", type=click.Choice(LEVELS[:-1]), default=LEVELS[0], show_default=True, help="The finest level to keep.")
+@MODEL
+@FORCE
+@reports_errors
+def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, **options: Any) -> None:
+    """Draw a picture from the prior: what it has learned.
+
+    With --from, the coarse levels are a file's, and the picture shows what the prior makes of them.
+    """
+    target = files.target(output, output, "", options["force"])
+    data = files.read(source, limits.input_bytes(limits.MAX_PIXELS)) if source else None
+    from vqcodec import image
+    from vqcodec import sample as sampling
+
+    image.check_suffix(Path(target).suffix)
+    if data is not None:
+        picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
+    else:
+        picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], options["model"] or "default")
+    files.write(target, image.write(picture, Path(target).suffix), options["force"])
 
 
 @click.command()
