@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vqcodec.config import LevelConfig
 
+LOG2_E = 1.4426950408889634
 NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
 SPREAD = 0.5  # deviation between split codes: closer ones would cost more bits than they save
 
@@ -46,13 +47,16 @@ class ResidualQuantizer(nn.Module):
             self.codebooks.requires_grad_(False)
             self.register_buffer("sums", torch.zeros(stages, size, dim), persistent=True)
 
-    def log2_probabilities(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
-        """log2 p(k | context, sum of the earlier stages): (N, C), (N, D) -> (N, K)."""
+    def raw_logits(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
+        """Logits of p(k | context, sum of the earlier stages) in nats: (N, C), (N, D) -> (N, K)."""
         hidden = self.hidden[stage](context)
         if stage:
             hidden = hidden + self.from_sum[stage - 1](quantized)
-        logits = self.logits[stage](F.leaky_relu(hidden, 0.1))
-        return F.log_softmax(logits.float(), dim=-1) * 1.4426950408889634
+        return self.logits[stage](F.leaky_relu(hidden, 0.1)).float()
+
+    def log2_probabilities(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
+        """log2 p(k | context, sum of the earlier stages): (N, C), (N, D) -> (N, K)."""
+        return F.log_softmax(self.raw_logits(stage, context, quantized), dim=-1) * LOG2_E
 
     def forward(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int = 1) -> Quantized:
         """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
@@ -78,30 +82,32 @@ class ResidualQuantizer(nn.Module):
         """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S)."""
         size, count = self.config.codebook_size, latents.shape[0]  # len() would fix the size in an export
         rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
-        total = torch.zeros_like(latents)
-        spent = latents.new_zeros(latents.shape[0])
+        total, residual = torch.zeros_like(latents), latents
+        cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
         history: list[Tensor] = []
         kept = 1
         for stage in range(self.config.stages):
-            bits = spent[:, None] - rate_weight * self.log2_probabilities(stage, context[rows], total)
-            residual = latents[rows] - total
-            table = (self._distances(residual, stage) + bits).view(count, kept * size)
+            log_p = F.log_softmax(self.raw_logits(stage, context[rows], total), -1)
+            table = self._continued(stage, cost, residual, log_p.mul_(-rate_weight * LOG2_E)).view(count, kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
-            best = table.argmin(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False).indices
+            least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False)
             path = (torch.arange(count, device=latents.device)[:, None] * kept + best // size).flatten()
             codes = (best % size).flatten()
             history = [*(past[path] for past in history), codes]
-            spent, rows = bits[path, codes], rows[path]
+            cost, rows = least.flatten(), rows[path]
             total = total[path] + self.codebooks[stage][codes]
+            residual = latents[rows] - total
             kept = following
         return torch.stack(history, 1)
 
-    def _distances(self, residual: Tensor, stage: int) -> Tensor:
-        """||r - e_k||^2: (N, D) -> (N, K)."""
+    def _continued(self, stage: int, cost: Tensor, residual: Tensor, bits: Tensor) -> Tensor:
+        """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and `bits` (N, K)."""
         codebook = self.codebooks[stage].detach()
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
-            norms = codebook.square().sum(-1) + residual.square().sum(-1, keepdim=True)
-            return torch.addmm(norms, residual, codebook.T, alpha=-2.0)
+            # -2 r.e + |e|^2 + cost as one product: sums of such tables would cost more than the product does
+            left = torch.cat([residual, torch.full_like(residual[:, :1], -0.5), -0.5 * cost[:, None]], 1)
+            right = torch.cat([codebook, codebook.square().sum(-1, keepdim=True), torch.ones_like(codebook[:, :1])], 1)
+            return torch.addmm(bits, left, right.T, alpha=-2.0)
 
     @torch.no_grad()
     def _count(self, chosen: Tensor) -> None:
