@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, ImageCms, features
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, SHARED, load_image, noise, swapped, vqcodec
+from tests.support import GOLDEN, SHARED, load_image, noise, run_python, swapped, vqcodec
 from vqcodec import codec, image
 from vqcodec.container import Metadata
 from vqcodec.errors import ImageError, OutputError
@@ -205,6 +205,44 @@ def test_the_extra_pictures_of_camera_files_are_no_animation() -> None:
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 def test_avif() -> None:
     assert read(Pillow.new("RGBA", (16, 16), (9, 200, 9, 128)), "AVIF").pixels.shape == (16, 16, 4)
+
+
+HEIC = """
+import sys
+import numpy as np, pillow_heif
+from PIL import Image
+pixels = np.full((64, 96, 3), (200, 90, 30), np.uint8)
+pixels[:32] = 0, 90, 200
+exif = Image.Exif()
+exif[0x0112] = 6
+pillow_heif.register_heif_opener()
+Image.fromarray(pixels).save(sys.stdout.buffer, "HEIF", quality=95, exif=exif.tobytes())
+"""
+READ = """
+import sys
+from vqcodec import image
+assert "pillow_heif" not in sys.modules
+if "without" in sys.argv:
+    sys.modules["pillow_heif"] = None
+try:
+    found = image.read_picture(sys.stdin.buffer.read(), "a.heic")
+    print(*found.pixels.shape, *found.pixels[48, 16], *found.pixels[48, 48])
+except image.ImageError as error:
+    print(error)
+"""
+
+
+def test_heic() -> None:
+    """Read upright with pillow-heif, which is imported for such a file only; without it the message names the extra."""
+    pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    made = run_python("-c", HEIC)
+    assert made.stdout[4:8] == b"ftyp", made.stderr
+    found = run_python("-c", READ, stdin=made.stdout).stdout.split()
+    assert np.abs(np.array(found, int) - [96, 64, 3, 200, 90, 30, 0, 90, 200]).max() <= 6, found
+    assert found[:2] == [b"96", b"64"]  # turned by 90 degrees: what was above is at the right
+    assert b"pip install 'vqcodec[heic]'" in run_python("-c", READ, "without", stdin=made.stdout).stdout
+    assert b"damaged" in run_python("-c", READ, stdin=made.stdout[:300]).stdout
+    assert b"damaged" in run_python("-c", READ, stdin=b"0000ftypheic").stdout
 
 
 def test_notices_are_printed_once_on_stderr(tmp_path: Path) -> None:

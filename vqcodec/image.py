@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ TURNS = {  # what brings each EXIF orientation upright
     8: Pillow.Transpose.ROTATE_90,
 }
 RUNS_PROGRAMS = {"EPS", "WMF", "EMF"}  # Pillow hands these to Ghostscript or to Windows: not for files of strangers
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of such a file
 WITHOUT_ALPHA = {"JPEG", "BMP", "PPM"}
 WITHOUT_METADATA = {"BMP", "PPM"}
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation=["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>""")
@@ -87,13 +89,13 @@ def read_picture(data: bytes, name: str = "the input", keep_metadata: bool = Fal
     numbers have no known range, or a side exceeds the format's limit, and `LimitError` for more than `max_pixels`.
     """
     try:
-        with _pillow(max_pixels), Pillow.open(io.BytesIO(data)) as picture:
+        with _pillow(max_pixels), _open(data) as picture:
             _check(picture, name, max_pixels)
             found = _decode(picture, name, keep_metadata)
     except (ImageError, LimitError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like") from error
+        raise ImageError(f"{name} is {_unknown(data)}") from error
     except Pillow.DecompressionBombError as error:
         raise LimitError(f"{name} has more than {max_pixels} pixels; if you trust it, raise the limit (--max-pixels)") from error
     except Exception as error:  # on damaged files Pillow's plugins raise whatever they stumble over
@@ -123,6 +125,32 @@ def _check(picture: Pillow.Image, name: str, max_pixels: int) -> None:
     limits.check_pixels(*picture.size, max_pixels, name)
     if picture.format in RUNS_PROGRAMS:
         raise ImageError(f"{name} is {picture.format}, which another program would have to draw; save it as a PNG first")
+
+
+def _open(data: bytes) -> Pillow.Image:
+    """Opens a picture; where Pillow does not know it, once more with pillow-heif, if that is installed."""
+    try:
+        return Pillow.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if not _is_heic(data) or find_spec("pillow_heif") is None:
+            raise
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        return Pillow.open(io.BytesIO(data))
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS
+
+
+def _unknown(data: bytes) -> str:
+    """What to say of data that cannot be opened."""
+    if _is_heic(data) and find_spec("pillow_heif") is None:
+        return "a HEIC picture; install the extra for them: pip install 'vqcodec[heic]'"
+    if _is_heic(data):
+        return "a damaged HEIC picture; copy it again"
+    return "no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or the like"
 
 
 def _decode(picture: Pillow.Image, name: str, keep_metadata: bool) -> Picture:
