@@ -146,7 +146,7 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
-for command in (workshop.train, workshop.bench):
+for command in (workshop.train, workshop.bench, workshop.selftest):
     main.add_command(command)
 
 if __name__ == "__main__":
