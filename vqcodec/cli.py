@@ -148,7 +148,7 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
-for command in (workshop.train, workshop.sample, workshop.bench, workshop.view):
+for command in (workshop.train, workshop.sample, workshop.bench, workshop.view, workshop.selftest):
     main.add_command(command)
 
 if __name__ == "__main__":

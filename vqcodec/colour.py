@@ -129,7 +129,7 @@ def _to_srgb(picture: Pillow.Image, icc: bytes) -> Pillow.Image:
     if not icc and picture.mode == "LAB":
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     elif not icc:
-        return picture if picture.mode == "L" else picture.convert("RGB")
+        return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     converted = ImageCms.profileToProfile(
         picture,
         source,

@@ -27,6 +27,7 @@ from vqcodec.transform import Image
 
 SUFFIX_DEFAULT = ".png"
 NO_METADATA = Metadata()
+BAND_PIXELS = 1 << 20
 _TURN = threading.Lock()
 FORMATS = {  # only those that keep size and colours
     ".png": "PNG",
@@ -168,7 +169,18 @@ def _decode(picture: Pillow.Image, name: str, keep_metadata: bool) -> Picture:
         upright = upright.transpose(turn)
     if frames > 1:
         notices += (f"has {frames} frames; only the first one is taken",)
-    return Picture(np.array(upright), Metadata(icc, exif, xmp), notices)
+    return Picture(_pixels(upright), Metadata(icc, exif, xmp), notices)
+
+
+def _pixels(picture: Pillow.Image) -> Image:
+    """The pixels as an array, band by band: numpy and Pillow together would hold them three times for a while."""
+    width, height = picture.size
+    bands = len(picture.getbands())
+    pixels = np.empty((height, width) if bands == 1 else (height, width, bands), np.uint8)
+    rows = max(1, BAND_PIXELS // max(1, width))
+    for row in range(0, height, rows):
+        pixels[row : row + rows] = np.asarray(picture.crop((0, row, width, min(height, row + rows))))
+    return pixels
 
 
 def _frames(picture: Pillow.Image) -> int:

@@ -57,9 +57,8 @@ class Model:
 
     @cached_property
     def transform(self) -> Transform:
-        """The transform's graphs in ONNX Runtime; raises `InvalidModelError` where they cannot be opened."""
-        weights = {name: np.ascontiguousarray(value) for name, value in self._tensors(WEIGHTS).items()}
-        return Transform(self.config.transform, self._session(ENCODE, weights), self._session(DECODE, weights))
+        """The transform, whose graphs are opened when they are used; raises `InvalidModelError` where that fails."""
+        return Transform(self.config.transform, lambda: self._session(ENCODE), lambda: self._session(DECODE))
 
     def encode(self, image: Image, quality: float, effort: int = DEFAULT_EFFORT) -> Codes:
         """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100, searching with an effort of 0..9.
@@ -82,16 +81,18 @@ class Model:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InvalidModelError(f"the model's {name} cannot be read: {error}; copy or export the model again") from error
 
-    def _session(self, name: str, weights: dict[str, Any]) -> Any:
+    def _session(self, name: str) -> Any:
         import onnxruntime
 
+        weights = self._tensors(WEIGHTS)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised
         options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
+        options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
         options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
         needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
         graphs.check(self._files[name], name, frozenset(needed), WEIGHTS)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in needed]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key])) for key in needed]
         try:
             options.add_external_initializers(needed, values)
             # without the fallback, which prints to standard output and tries the same again

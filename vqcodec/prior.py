@@ -14,7 +14,7 @@ so all positions of one t are computed together, in `W + 2 (H - 1)` steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +26,7 @@ from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_p
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
 
-BAND_POSITIONS = 16_384  # positions per im2col band of the context: bounds its memory at any image size
+BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values are bounded at any image size
 RING = 4  # wavefronts that the farthest tap reaches back, plus the current one
 
 
@@ -89,30 +89,52 @@ class Prior:
             return vector[None, None].astype(np.int8)
         assert coarser is not None
         assert coarser_context is not None
-        x = _embed(net.context.embed, coarser, coarser_context) + vector
-        np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+        x = _context_start(net.context.embed, coarser, coarser_context, vector)
         for spatial, mix in net.context.blocks:
             x = self._context_block(x, spatial, mix)
-        height, width, channels = x.shape
-        up = net.context.up(x.reshape(-1, channels), -ACTIVATION_MAX, self.product).astype(np.int8)
-        up = up.reshape(height, width, 2, 2, channels).transpose(0, 2, 1, 3, 4)
-        return up.reshape(2 * height, 2 * width, channels)
+        return self._context_up(x, net.context.up)
 
     def _context_block(self, x: Array, spatial: Layer, mix: Layer) -> Array:
-        """x + mix(relu(conv3x3(x))) over the map (H, W, C), band by band."""
+        """x + mix(relu(conv3x3(x))) over the map int8 (H, W, C)."""
         height, width, channels = x.shape
-        padded = np.zeros((height + 2, width + 2, channels), np.float32)
+        padded = np.zeros((height + 2, width + 2, channels), np.int8)
         padded[1:-1, 1:-1] = x
         out = np.empty_like(x)
-        band = max(1, BAND_POSITIONS // width)
-        for row in range(0, height, band):
-            rows = min(band, height - row)
-            taps = [padded[row + i : row + i + rows, j : j + width] for i in range(3) for j in range(3)]
-            columns = np.concatenate(taps, axis=2).reshape(-1, 9 * channels)
+        for first, last in _bands(height, width):
+            taps = [padded[first + i : last + i, j : j + width] for i in range(3) for j in range(3)]
+            columns = np.concatenate(taps, axis=2, dtype=np.float32).reshape(-1, 9 * channels)
             hidden = spatial(columns, 0, self.product)
-            out[row : row + rows] = mix.raw(hidden, self.product).reshape(rows, width, channels)
-        out += x
-        return np.clip(out, -ACTIVATION_MAX, ACTIVATION_MAX, out=out)
+            total = mix.raw(hidden, self.product).reshape(last - first, width, channels) + x[first:last]
+            out[first:last] = np.clip(total, -ACTIVATION_MAX, ACTIVATION_MAX)
+        return out
+
+    def _context_up(self, x: Array, up: Layer) -> Array:
+        """The map int8 (H, W, C) to twice its resolution, (2H, 2W, C)."""
+        height, width, channels = x.shape
+        out = np.empty((height, 2, width, 2, channels), np.int8)
+        for first, last in _bands(height, width):
+            inputs = x[first:last].reshape(-1, channels).astype(np.float32)
+            finer = up(inputs, -ACTIVATION_MAX, self.product).reshape(last - first, width, 2, 2, channels)
+            out[first:last] = finer.transpose(0, 2, 1, 3, 4)
+        return out.reshape(2 * height, 2 * width, channels)
+
+
+def _context_start(tables: Array, codes: Array, above: Array, vector: Array) -> Array:
+    """The coarser level's codes (S', H, W) and its context, with the quality's vector, as int8 (H, W, C)."""
+    height, width = codes.shape[1:]
+    out = np.empty((height, width, tables.shape[2]), np.int8)
+    above = np.broadcast_to(above, out.shape)
+    for first, last in _bands(height, width):
+        total = _embed(tables, codes[:, first:last], above[first:last]) + vector
+        out[first:last] = np.clip(total, -ACTIVATION_MAX, ACTIVATION_MAX)
+    return out
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last row of each band of a map: what is done in float32 is done band by band."""
+    band = max(1, BAND_POSITIONS // width)
+    for row in range(0, height, band):
+        yield row, min(row + band, height)
 
 
 def quality_vector(table: Array, quality: int) -> Array:

@@ -11,7 +11,8 @@ inner tiles see what the whole image would have shown them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ Image = NDArray[np.uint8]
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
 DEFAULT_EFFORT = 3
 
-TILE = 1024  # pixels a side that a tile contributes; with the halo it bounds the memory of a pass
+TILE = 960  # pixels a side that a tile contributes; with the halo it bounds the memory of a pass: about 0.5 GB
 UNTILED_PIXELS = 2 << 20  # images up to here go through in one piece: about 0.5 GB of activations
 
 
@@ -69,12 +70,21 @@ def pad(image: Image) -> Image:
 
 
 class Transform:
-    """The encoder and decoder graphs of one model. `encoder` and `decoder` are ONNX Runtime sessions."""
+    """The encoder and decoder graphs of one model: sessions of ONNX Runtime, each opened when it is first used."""
 
-    def __init__(self, config: TransformConfig, encoder: Any, decoder: Any):
-        self.config, self.encoder, self.decoder = config, encoder, decoder
-        self.encoder_inputs = [given.name for given in encoder.get_inputs()]
+    def __init__(self, config: TransformConfig, open_encoder: Callable[[], Any], open_decoder: Callable[[], Any]):
+        self.config, self._open_encoder, self._open_decoder = config, open_encoder, open_decoder
         self.encode_halo, self.decode_halo = halos(config)
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The session of the encoder."""
+        return self._open_encoder()
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The session of the decoder."""
+        return self._open_decoder()
 
     def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
         """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes.
@@ -83,11 +93,10 @@ class Transform:
         """
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
-        padded = pad(image)
-        for rows, columns in _tiles(padded.shape[0], padded.shape[1], self.encode_halo):
-            tile = padded[rows.start : rows.stop, columns.start : columns.stop]
+        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo):
+            tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             inputs = {"image": tile[None], "quality": _quality(quality), "paths": np.zeros(PATHS[effort], np.float32)}
-            found = _run(self.encoder, {name: inputs[name] for name in self.encoder_inputs})
+            found = _run(self.encoder, {given.name: inputs[given.name] for given in self.encoder.get_inputs()}, last)
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
@@ -98,11 +107,11 @@ class Transform:
         image = np.empty((height, width, 3), np.uint8)
         keep = (np.arange(3) < levels).astype(np.float32)
         rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo):
+        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo):
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = _picture(_run(self.decoder, inputs), rows.stop - rows.start, columns.stop - columns.start)
+            tile = _picture(_run(self.decoder, inputs, last), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image
@@ -123,21 +132,29 @@ def _picture(found: list[Any], height: int, width: int) -> Image:
     return found[0][0]
 
 
-def _run(session: Any, inputs: dict[str, Any]) -> list[Any]:
-    """Runs a graph; a model whose graphs do not fit its configuration shows here."""
+def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
+    """Runs a graph; a model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back."""
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    if last:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
-        return list(session.run(None, inputs))
+        return list(session.run(None, inputs, options))
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own
         raise InvalidModelError(f"the model's graph fails: {str(error).splitlines()[0]}; export the model again") from error
 
 
-def _tiles(height: int, width: int, halo: int) -> Iterator[tuple[Span, Span]]:
+def _tiles(height: int, width: int, halo: int) -> Iterator[tuple[Span, Span, bool]]:
+    """Rows and columns of each tile, and whether it is the last of several."""
     tile = max(height, width) if height * width <= UNTILED_PIXELS else TILE
-    for rows in spans(height, tile, halo):
-        for columns in spans(width, tile, halo):
-            yield rows, columns
+    across, down = spans(width, tile, halo), spans(height, tile, halo)
+    for rows in down:
+        for columns in across:
+            yield rows, columns, rows is down[-1] and columns is across[-1] and len(down) * len(across) > 1
 
 
 def _quality(quality: int) -> NDArray[np.float32]:

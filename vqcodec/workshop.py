@@ -1,4 +1,4 @@
-"""The commands of the workshop: train models, measure them, look into them, look at what they do."""
+"""The commands of the workshop: train models, measure them, look into them and at what they do, check the machine."""
 
 from __future__ import annotations
 
@@ -139,3 +139,24 @@ def view(path: Path | None, port: int, no_browser: bool, model: str | None) -> N
     if path is not None and not path.is_dir():
         looked_at.describe(0)
     server.serve(looked_at, port, ready)
+
+
+@click.command()
+@click.option("--quiet", is_flag=True, help="Only what fails.")
+@reports_errors
+def selftest(quiet: bool) -> None:
+    """Check that this machine decodes as all others do.
+
+    Golden files that come with the package must give the codes and bytes that they gave where they were made. Takes seconds.
+    """
+    from vqcodec import selftest as testing
+
+    failed = number = 0
+    for check in testing.checks():
+        number, failed = number + 1, failed + (not check.holds)
+        if not (check.holds and quiet):
+            click.echo(f"ok      {check.name}" if check.holds else f"FAILED  {check.name}: {check.found}")
+    if failed:
+        raise VQCodecError(f"{failed} of {number} checks failed on {testing.machine()}; please report this")
+    if not quiet:
+        click.echo(f"{number} checks passed on {testing.machine()}")

@@ -42,7 +42,7 @@ class Target(NamedTuple):
 def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDEN / "model")
-    _ = opened.prior, opened.transform
+    _ = opened.prior, opened.transform.encoder, opened.transform.decoder
     return opened
 
 
