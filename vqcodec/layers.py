@@ -33,14 +33,23 @@ class Layer:
 
     def __call__(self, inputs: Array, low: int, product: Product) -> Array:
         """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
-        return np.clip(self.raw(inputs, product), low, ACTIVATION_MAX, dtype=np.float32)
+        return clamped(self.raw(inputs, product), low)
 
     def raw(self, inputs: Array, product: Product) -> Array:
         """(n, I) -> (n, O), rounded, not clamped: the logits."""
-        acc = product(inputs, self.weight)
+        return self.rounded(product(inputs, self.weight))
+
+    def rounded(self, acc: Array) -> Array:
+        """What becomes of the sums (n, O) of the product, in their place."""
         acc += self.bias
         acc *= self.scale
         return np.floor(acc, out=acc)
+
+
+def clamped(x: Array, low: int = -ACTIVATION_MAX) -> Array:
+    """Clamps to [low, 127] in place; np.clip takes twice as long on arrays of this size."""
+    np.maximum(x, np.float32(low), out=x)
+    return np.minimum(x, np.float32(ACTIVATION_MAX), out=x)
 
 
 def blas_product(inputs: Array, weight: Array) -> Array:

@@ -22,7 +22,7 @@ import numpy as np
 
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.entropy import freqs
-from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product
+from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
 
@@ -59,6 +59,7 @@ class LevelPrior:
     first: Layer
     trunk: list[tuple[Layer, Layer]]
     heads: list[Head]
+    around: Array  # (C, S * C): the rows of all hidden layers of heads that the context goes through
 
 
 class Prior:
@@ -105,7 +106,7 @@ class Prior:
             columns = np.concatenate(taps, axis=2, dtype=np.float32).reshape(-1, 9 * channels)
             hidden = spatial(columns, 0, self.product)
             total = mix.raw(hidden, self.product).reshape(last - first, width, channels) + x[first:last]
-            out[first:last] = np.clip(total, -ACTIVATION_MAX, ACTIVATION_MAX)
+            out[first:last] = clamped(total)
         return out
 
     def _context_up(self, x: Array, up: Layer) -> Array:
@@ -126,7 +127,7 @@ def _context_start(tables: Array, codes: Array, above: Array, vector: Array) -> 
     above = np.broadcast_to(above, out.shape)
     for first, last in _bands(height, width):
         total = _embed(tables, codes[:, first:last], above[first:last]) + vector
-        out[first:last] = np.clip(total, -ACTIVATION_MAX, ACTIVATION_MAX)
+        out[first:last] = clamped(total)
     return out
 
 
@@ -205,10 +206,9 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
         for state, (spatial, mix) in zip(states, net.trunk, strict=True):
             hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
             state.put(t, first, x)
-            x = x + mix.raw(hidden, product)
-            np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+            x = clamped(x + mix.raw(hidden, product))
         codes = _visit_stages(net, x, around, product, partial(_at, visit, rows, columns))
-        inputs.put(t, first, np.clip(_embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX))
+        inputs.put(t, first, clamped(_embed(net.embed, codes)))
     return steps
 
 
@@ -219,12 +219,14 @@ def _at(visit: Visit, rows: Array, columns: Array, stage: int, table: Array) -> 
 def _visit_stages(net: LevelPrior, x: Array, around: Array, product: Product, visit: Callable[[int, Array], Array]) -> Array:
     """One wavefront's stages, each conditioned on the earlier ones; returns the codes (S, n)."""
     codes = np.empty((net.config.stages, len(x)), np.int32)
+    shared, channels = product(around, net.around), x.shape[1]  # the context's part in the sums of all stages' hidden layers
     for stage, head in enumerate(net.heads):
-        hidden = head.hidden(np.concatenate([x, around], axis=1), 0, product)
+        sums = product(x, head.hidden.weight[:channels])
+        sums += shared[:, stage * channels : (stage + 1) * channels]
+        hidden = clamped(head.hidden.rounded(sums), 0)
         codes[stage] = visit(stage, freqs(head.logits.raw(hidden, product)))
         if head.embed is not None:
-            x = x + head.embed[codes[stage]]
-            np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+            x = clamped(x + head.embed[codes[stage]])
     return codes
 
 
@@ -249,7 +251,8 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
         )
         for stage in range(stages)
     ]
-    return LevelPrior(level, quality, context, embed, first, trunk, heads)
+    around = np.concatenate([head.hidden.weight[width:] for head in heads], 1) if heads else np.zeros((width, 0), np.float32)
+    return LevelPrior(level, quality, context, embed, first, trunk, heads, around)
 
 
 def _read_blocks(reader: Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:
