@@ -19,7 +19,14 @@ from vqcodec.cli import main  # noqa: E402 - the one of this checkout, installed
 
 WIDTH = 100  # columns of the help in the README
 BEGIN, END = "<!-- begin: python3 scripts/command_docs.py -->", "<!-- end: python3 scripts/command_docs.py -->"
-EXIT_CODES = (("0", "All is done."), ("1", "Something failed: a line on standard error says what, and what to do."), ("2", "Wrong usage."))
+EXIT_CODES = (
+    ("0", "All is done."),
+    ("1", "Something failed: a line on standard error says what, and what to do."),
+    ("2", "Wrong usage."),
+    ("3", "decompress --salvage has shown a damaged file, and says on standard error what is lost."),
+    ("129, 130, 143", "Ended by SIGHUP, SIGINT or SIGTERM."),
+    ("141", "Whoever read standard output has closed it."),
+)
 
 
 def commands() -> dict[str, tuple[click.Command, click.Context]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, ROOT, noise, vqcodec
+from tests.support import GOLDEN, ROOT, SHARED, noise, vqcodec
 from vqcodec import image
 from vqcodec.errors import ImageError, InvalidModelError, OutputError
 from vqcodec.model import CARD, RUNTIME_FILES, load_model
+
+HOSTILE = SHARED / "robust" / "hostile"
+needs_suites = pytest.mark.skipif(not HOSTILE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
 
 
 def saved(picture: Pillow.Image, kind: str, **options: object) -> bytes:
@@ -124,3 +128,24 @@ def test_quality_must_be_a_number(tmp_path: Path) -> None:
     result = vqcodec("compress", ROOT / "tests/images/chelsea.png", "x.vq", "-q", "nan", cwd=tmp_path)
     assert result.returncode == 2
     assert not list(tmp_path.iterdir())
+
+
+@needs_suites
+def test_hostile_files_by_the_command_are_pictures_or_one_line_each(tmp_path: Path) -> None:
+    """All in one process, so that none spoils what comes after it; nothing half-written is left."""
+    (tmp_path / "in").mkdir()
+    found = sorted(path for path in HOSTILE.rglob("*") if path.is_file())
+    assert len(found) > 80
+    for number, path in enumerate(found):
+        shutil.copy(path, tmp_path / "in" / f"{number}-{path.name}")
+    result = vqcodec("compress", *sorted((tmp_path / "in").iterdir()), "--out-dir", "out", "--json", "-m", GOLDEN / "model", cwd=tmp_path)
+    assert result.returncode == 1
+    outcomes = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(outcomes) == len(found)
+    done, failed = ([entry for entry in outcomes if entry["status"] == status] for status in ("done", "failed"))
+    assert len(done) + len(failed) == len(found)
+    assert len(done) > 15
+    lines = result.stderr.decode().splitlines()
+    assert all(line.startswith("vqcodec: ") for line in lines), lines
+    assert len(lines) == len(failed) + 1 + sum(len(entry["notices"]) for entry in outcomes)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {Path(entry["output"]).name for entry in done}

@@ -159,7 +159,8 @@ class Session:
             held = container.unpack(data)
             codec.find_model(held.model_id, self._given)
             return Opened(name, len(data), None, data, ())
-        picture = image.read_picture(data, name)
+        with files.silenced():
+            picture = image.read_picture(data, name)
         return Opened(name, len(data), picture.pixels, b"", picture.notices)
 
     def _compress(self, number: int, quality: float) -> bytes:
