@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, noise, run_python, vqcodec
-from vqcodec import channels, codec, container, files, image, limits
+from tests.support import GOLDEN, ROOT, noise, run_python, vqcodec
+from vqcodec import bitstream, channels, codec, config, container, files, image, limits
 from vqcodec.compare import compare
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import DamagedError, ImageError, LimitError
@@ -79,7 +79,7 @@ def test_a_short_file_takes_little_memory_with_the_shipped_model(default_model: 
             codec.decompress(small(default_model, 14_000, 14_000), default_model)
 
     default_model.prior  # noqa: B018 - opens it
-    assert peak(refused) < 16 << 20
+    assert peak(refused) < 5_000_000
 
 
 def test_payloads_that_end_too_early_are_refused(model: Model) -> None:
@@ -223,3 +223,16 @@ def test_the_picture_itself_may_be_as_large_as_asked(model: Model) -> None:
     """The limit is one of pixels, not of their compressed size: a plain picture of 4 million pixels has 1 kB as a PNG."""
     picture = np.zeros((2000, 2000), np.uint8)
     assert image.read_picture(image.write(picture), max_pixels=4_000_000).pixels.shape == (2000, 2000)
+
+
+def test_the_documented_limits_are_those_of_the_code() -> None:
+    """docs/SECURITY.md has them all."""
+    text = (ROOT / "docs" / "SECURITY.md").read_text()
+    for value in (
+        *(limits.MAX_PIXELS, limits.MAX_METADATA, limits.MAX_CARD, limits.MAX_GRAPH, limits.MAX_WEIGHTS, limits.INPUT_BYTES),
+        container.MAX_SIDE,
+    ):
+        assert f"{value:,}" in text
+    assert f"and {limits.INPUT_PIXEL_BYTES} for each pixel" in text
+    assert f"{bitstream.SPARE_BITS} bits more" in text
+    assert f"{config.MAX_STAGES}, {config.MAX_CODEBOOK_SIZE}," in text

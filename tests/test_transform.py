@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import Array, random_codes
-from vqcodec import transform
+from tests.support import IMAGES, Array, load_image, random_codes
+from vqcodec import codec, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
 from vqcodec.model import Model
@@ -92,6 +92,66 @@ def test_tiles_give_the_picture_of_the_whole(quality: int, levels: int, model: M
     whole = model.decode(codes, *SIZE, quality, levels).astype(int)
     cut(monkeypatch)
     assert np.abs(model.decode(codes, *SIZE, quality, levels) - whole).max() <= 1
+
+
+def test_tiles_of_a_photograph_give_the_codes_of_the_whole(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than one code in 10,000 may differ, and pixels of equal codes by a step."""
+    image = load_image(IMAGES / "coffee.png")
+    assert sum(code_map.size for code_map in model.encode(image, 50)) > 10_000
+    whole = model.encode(image, 50)
+    picture = model.decode(whole, *image.shape[:2], 50).astype(int)
+    cut(monkeypatch)
+    assert differing(whole, model.encode(image, 50)) < 1e-4
+    assert np.abs(model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same at real sizes: four tiles with whole halos against one piece."""
+    photograph = load_image(IMAGES / "coffee.png")
+    image = np.tile(np.concatenate([photograph, photograph[::-1]]), (2, 3, 1))[:1300, :1500]
+    whole = default_model.encode(image, 50)
+    picture = default_model.decode(whole, *image.shape[:2], 50).astype(int)
+    monkeypatch.setattr(transform, "TILE", 512)
+    monkeypatch.setattr(transform, "UNTILED_PIXELS", ALIGNMENT**2)
+    assert differing(whole, default_model.encode(image, 50)) < 1e-4
+    assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
+
+
+@pytest.mark.parametrize("height", range(1, 71, 9))
+def test_sizes(height: int, model: Model) -> None:
+    for width in range(1, 71, 9):
+        there_and_back(height, width, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("height", range(1, 71))
+def test_every_size(height: int, model: Model) -> None:
+    for width in range(1, 71):
+        there_and_back(height, width, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(1, 65_535), (65_535, 1)])
+def test_the_longest_sides(height: int, width: int, model: Model) -> None:
+    there_and_back(height, width, model)
+
+
+def there_and_back(height: int, width: int, model: Model) -> None:
+    """Through a whole file: the codes come back, and a picture of the same size."""
+    image = smooth(height, width)
+    data = codec.compress(image, 50, model)
+    restored = codec.decompress(data, model)
+    assert (restored.shape, restored.dtype) == (image.shape, np.uint8)
+    assert all(np.array_equal(a, b) for a, b in zip(codec.decode_codes(data, model), model.encode(image, 50), strict=True))
+
+
+def test_memory_is_given_back_after_tiles(model: Model) -> None:
+    """The last of several tiles, and no other one, asks the session for that."""
+    for size, tiles in (((64, 64), 1), ((3000, 2000), 12)):
+        lasts = [last for _, _, last in transform._tiles(*map(transform._aligned, size), 64)]
+        assert lasts == [False] * (tiles - 1) + [tiles > 1]
 
 
 def test_tiles_without_a_halo_would_differ(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class Prior:
         reader.finish()
         return Prior(levels)
 
-    @np.errstate(invalid="ignore")  # see scan
+    @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see scan
     def context(self, level: int, quality: int, coarser: Array | None, coarser_context: Array | None) -> Array:
         """What a level knows before its first code: int8 (H, W, C), or (1, 1, C) for the top level.
 
@@ -181,8 +181,9 @@ class _Wavefronts:
         slot[first + 1 : first + 1 + len(values)] = values
 
 
-# The numbers are finite by construction, but some BLAS kernels raise the processor's invalid flag on padding they discard.
-@np.errstate(invalid="ignore")
+# The numbers are finite by construction, but some BLAS kernels raise the processor's flags on padding that they discard: on x86 the
+# one for invalid operations, on ARM also those for division by zero and overflow.
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
     """Walks a level's map (H, W) in wavefronts and calls `visit` for every stage of each; returns the steps.
 

@@ -32,8 +32,9 @@ from vqcodec.errors import VQCodecError
 
 SECONDS = 5  # of the processor for an input: the machine may be busy with other things
 MEMORY = 1 << 30  # bytes beyond those of a child that is ready
-BATCH = 20_000  # inputs of one child
+BATCH = 100_000  # inputs between two rounds over the targets
 PROGRAM = (sys.executable, "-m", "tests.fuzz.mutate")
+KILLED = f"ended with {-signal.SIGKILL}"
 NOT_YET = b"\xff" * 8  # the number of the input in work, before there is one
 PATIENCE = 120  # seconds until a child that cannot be interrupted, or waits for nothing, is killed
 
@@ -124,6 +125,8 @@ class Run:
                 self._take(target, json.loads(line))
             if not died:
                 break
+            if note.read_bytes() == NOT_YET and died == KILLED:
+                continue  # the machine is so busy that the child did not even start
             if note.read_bytes() == NOT_YET:
                 raise SystemExit(f"the target {target.name} refuses an intact input, see above")
             number = int.from_bytes(note.read_bytes(), "little")
@@ -207,6 +210,7 @@ def main() -> int:
             if batch > 0 and time.monotonic() < end:
                 run.batch(target, done[target.name], done[target.name] + batch)
                 done[target.name] += batch
+        run.report()
     return 1 if run.report() else 0
 
 

@@ -205,14 +205,14 @@ def read_picture(data: bytes) -> None:
 TARGETS = {
     target.name: target
     for target in (
-        Target("container", files, decode_codes, mutations.apply, 510),
-        Target("sections", files, decompress, mutations.spoil_sealed, 100),
-        Target("salvage", files, salvage, mutations.apply, 40),
-        Target("payload", files, any_codes, mutations.spoil_payloads, 150),
-        Target("picture", pictures, read_picture, mutations.spoil_picture, 150),
-        Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 30),
-        Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 16),
-        Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 2),
-        Target("graph", lambda: [model_file(ENCODE), model_file(DECODE)], use_graph, mutations.apply, 2),
+        Target("container", files, decode_codes, mutations.apply, 800),
+        Target("sections", files, decompress, mutations.spoil_sealed, 50),
+        Target("salvage", files, salvage, mutations.apply, 30),
+        Target("payload", files, any_codes, mutations.spoil_payloads, 35),
+        Target("picture", pictures, read_picture, mutations.spoil_picture, 70),
+        Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 7),
+        Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 6),
+        Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 1),
+        Target("graph", lambda: [model_file(ENCODE), model_file(DECODE)], use_graph, mutations.apply, 1),
     )
 }
