@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -219,6 +220,32 @@ def test_find(tmp_path: Path) -> None:
     assert find(IMAGES / "coffee.png") == [IMAGES / "coffee.png"]
     with pytest.raises(ImageError, match="no picture"):
         find(tmp_path)
+
+
+@pytest.mark.parametrize(("screen", "option", "opened"), [("1", [], True), ("1", ["--no-browser"], False), ("", [], False)])
+def test_a_browser_is_opened_where_it_can_show_itself(
+    screen: str, option: list[str], opened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses: list[str] = []
+    monkeypatch.setattr("webbrowser.open", addresses.append)
+    monkeypatch.setattr(server, "serve", lambda session, port, ready: ready("http://127.0.0.1:1/"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    result = CliRunner().invoke(main, ["view", *option, "-m", str(MODEL)])
+    assert (result.exit_code, result.output) == (0, "http://127.0.0.1:1/  (Ctrl-C ends it)\n")
+    assert addresses == (["http://127.0.0.1:1/"] if opened else [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process")
+def test_an_interrupt_ends_it_quietly() -> None:
+    command = [sys.executable, "-m", "vqcodec.cli", "view", "--no-browser", "-m", str(MODEL)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    assert (process.returncode, rest, said) == (130, b"", b"")
 
 
 def test_without_flask_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

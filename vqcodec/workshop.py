@@ -125,6 +125,8 @@ def view(path: Path | None, port: int, no_browser: bool, model: str | None) -> N
     Serves a page on this machine alone, with the pictures of FILE or DIR and those that are dropped on it: a quality slider,
     the original and the reconstruction under a wipe, level by level. Needs the extra "view" (pip install "vqcodec[view]").
     """
+    import webbrowser
+
     try:
         from vqcodec.view import server, session
     except ModuleNotFoundError as error:
@@ -132,8 +134,8 @@ def view(path: Path | None, port: int, no_browser: bool, model: str | None) -> N
 
     def ready(address: str) -> None:
         click.echo(f"{address}  (Ctrl-C ends it)")
-        if not no_browser:
-            click.launch(address)
+        if not no_browser and server.has_screen():
+            webbrowser.open(address)
 
     looked_at = session.Session(session.find(path), model)
     if path is not None and not path.is_dir():

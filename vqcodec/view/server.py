@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,11 @@ def _sentence(error: Exception) -> tuple[Response, int]:
     if isinstance(error, MemoryError):
         return jsonify(error="not enough memory for this picture; make it smaller"), 422
     return jsonify(error=f"something unforeseen went wrong ({type(error).__name__}: {error}); please report this with the picture"), 500
+
+
+def has_screen() -> bool:
+    """Whether a browser can show itself: without a screen, a browser in the terminal would be opened, or a word on every missing one."""
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def serve(session: Session, port: int, ready: Callable[[str], Any]) -> None:
