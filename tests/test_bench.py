@@ -111,7 +111,7 @@ def test_control_c_keeps_what_is_finished(jobs: int, dataset: Path, tmp_path: Pa
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate()
-    assert running.returncode == 1
+    assert running.returncode == 130
     assert b"continue with --resume" in said
     assert b"Traceback" not in said
     kept = read_file(table)[1]
