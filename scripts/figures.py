@@ -41,7 +41,7 @@ def block(results: dict[str, Any]) -> str:
             measured(results),
             quality_table(ours, {name: curves[name] for name in codecs}),
             rate_table(results["summary"]["rates"], curves, set(codecs)),
-            command_times(results["rows"]),
+            command_times(results["rows"], results["head"]["machine"]["cores"], results["head"]["codecs"][OURS]),
         ]
     )
 
@@ -80,14 +80,21 @@ def rate_table(rates: list[dict[str, Any]], curves: dict[str, Curve], measured_h
     return table(["against", "BD-rate", "over", "vqcodec has the higher PSNR"], rows)
 
 
-def command_times(rows: list[dict[str, Any]]) -> str:
-    """Whole processes of the command line."""
+def command_times(rows: list[dict[str, Any]], cores: int, ours: dict[str, Any]) -> str:
+    """Whole processes of the command line, and whether other work ran beside them."""
     timed = [row for row in rows if row["process_encode_s"] is not None]
     first = timed[0]
     seconds = [median(row[f"process_{name}_s"] for row in timed) for name in ("encode", "decode")]
     size = f"{first['width']} x {first['height']} pixels"
     took = f"took {seconds[0]:.2f} s, `decompress` {seconds[1]:.2f} s"
-    return f"A whole `vqcodec compress` of {first['image']} ({size}) {took}: medians over the qualities."
+    return f"A whole `vqcodec compress` of {first['image']} ({size}) {took}: medians over the qualities{_busy(cores, ours)}."
+
+
+def _busy(cores: int, ours: dict[str, Any]) -> str:
+    """What a reader must know of times that were not taken on a free machine."""
+    if ours["load"] + ours["jobs"] <= cores:
+        return ""
+    return f", on a machine with much other work (load {ours['load']:.0f} on {cores} cores), so that only the order of magnitude counts"
 
 
 def curve(points: list[Point]) -> Curve:
