@@ -148,3 +148,4 @@ def serve(session: Session, port: int, ready: Callable[[str], Any]) -> None:
         server = make_server(HOST, port, make_app(session), threaded=True, fd=listener.fileno())
         ready(f"http://{HOST}:{server.port}/")
         server.serve_forever()
+        raise KeyboardInterrupt  # what ended it, which the server swallows: the command's exit code tells
