@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -240,11 +241,16 @@ def test_a_browser_is_opened_where_it_can_show_itself(
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process")
 def test_an_interrupt_ends_it_quietly() -> None:
     command = [sys.executable, "-m", "vqcodec.cli", "view", "--no-browser", "-m", str(MODEL)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=60)
+    # a shell's background jobs ignore interrupts, and so would whatever the tests start there
+    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeding) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            rest, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, rest, said) == (130, b"", b"")
 
 
