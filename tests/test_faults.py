@@ -34,6 +34,12 @@ def wait(*args, **kwargs):
 setattr({where}, wait)
 cli.main()
 """
+# Shells start what is to run in the background with SIGINT ignored, this test perhaps, and children inherit that.
+AS_USUAL = """
+import signal
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+"""
 POINTS = {
     "with the file empty": 'os, "fsync"',
     "before renaming": 'files, "_rename_new"',
@@ -43,7 +49,7 @@ POINTS = {
 
 def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", AS_USUAL + code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
 
