@@ -12,7 +12,7 @@ from vqcodec import codec, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
 from vqcodec.model import Model
-from vqcodec.transform import halos, pad, spans
+from vqcodec.transform import grid, halos, pad, spans
 
 TILE = 64
 SIZE = (300, 900)  # aligned: 320 x 928, so that some tiles have their whole halo inside
@@ -27,14 +27,15 @@ def smooth(height: int, width: int) -> Array:
 
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes any image go through in small tiles from here on."""
-    monkeypatch.setattr(transform, "TILE", TILE)
-    monkeypatch.setattr(transform, "UNTILED_PIXELS", ALIGNMENT**2)
+    monkeypatch.setattr(transform, "grid", lambda height, width, halo: (-(-height // TILE), -(-width // TILE)))
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 12))
-def test_spans_cover_a_side_exactly_once(length: int, tile: int, reach: int) -> None:
-    length, tile, reach = length * ALIGNMENT, tile * ALIGNMENT, reach * ALIGNMENT
-    parts = spans(length, tile, reach)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 12))
+def test_spans_cover_a_side_exactly_once(length: int, count: int, reach: int) -> None:
+    length, reach = length * ALIGNMENT, reach * ALIGNMENT
+    parts = spans(length, count, reach)
+    assert len(parts) <= count
+    tile = parts[0].inner_stop
     covered = [pixel for part in parts for pixel in range(part.inner_start, part.inner_stop)]
     assert covered == list(range(length))
     for part in parts:
@@ -44,8 +45,24 @@ def test_spans_cover_a_side_exactly_once(length: int, tile: int, reach: int) -> 
         assert part.stop == min(length, part.inner_start + tile + reach)
 
 
-def test_halos_are_aligned_and_grow_with_depth(model: Model) -> None:
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 4))
+def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -> None:
+    height, width, halo = height * ALIGNMENT, width * ALIGNMENT, reach * ALIGNMENT
+    tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo)]
+    assert max(tiles) <= transform.PASS_PIXELS
+    assert len(tiles) == 1 or height * width > transform.PASS_PIXELS
+    assert sum(tiles) <= 1.7 * height * width
+
+
+def test_tiles_never_get_smaller_than_the_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform, "PASS_PIXELS", ALIGNMENT**2)
+    assert grid(3 * ALIGNMENT, 5 * ALIGNMENT, ALIGNMENT) == (3, 5)
+
+
+def test_halos_are_aligned_and_grow_with_depth(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     config = model.config.transform
+    assert max(halos(config)) <= transform.MAX_HALO
+    monkeypatch.setattr(transform, "MAX_HALO", 10_000)
     encode, decode = halos(config)
     assert encode % ALIGNMENT == decode % ALIGNMENT == 0
     deeper = type(config)(**{**vars(config), "decoder_depths": (1, 1, 1, 9)})
@@ -108,13 +125,12 @@ def test_tiles_of_a_photograph_give_the_codes_of_the_whole(model: Model, monkeyp
 @pytest.mark.slow
 @pytest.mark.weights
 def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same at real sizes: four tiles with whole halos against one piece."""
+    """The same at real sizes, with halos that do not hold all of the receptive field."""
     photograph = load_image(IMAGES / "coffee.png")
     image = np.tile(np.concatenate([photograph, photograph[::-1]]), (2, 3, 1))[:1300, :1500]
     whole = default_model.encode(image, 50)
     picture = default_model.decode(whole, *image.shape[:2], 50).astype(int)
-    monkeypatch.setattr(transform, "TILE", 512)
-    monkeypatch.setattr(transform, "UNTILED_PIXELS", ALIGNMENT**2)
+    monkeypatch.setattr(transform, "PASS_PIXELS", 1 << 19)
     assert differing(whole, default_model.encode(image, 50)) < 1e-4
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
 
@@ -149,7 +165,7 @@ def there_and_back(height: int, width: int, model: Model) -> None:
 
 def test_memory_is_given_back_after_tiles(model: Model) -> None:
     """The last of several tiles, and no other one, asks the session for that."""
-    for size, tiles in (((64, 64), 1), ((3000, 2000), 12)):
+    for size, tiles in (((64, 64), 1), ((3000, 2000), 4)):
         lasts = [last for _, _, last in transform._tiles(*map(transform._aligned, size), 64)]
         assert lasts == [False] * (tiles - 1) + [tiles > 1]
 

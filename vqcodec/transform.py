@@ -5,8 +5,8 @@ Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take w
 keeps P paths, whatever the values;
 `decode.onnx` those codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
 
-A large image goes through in tiles with a halo of at least the receptive field, so that memory is bounded and
-inner tiles see what the whole image would have shown them.
+A large image goes through in tiles with a halo, so that memory is bounded and inner tiles see what the whole image would have
+shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Image = NDArray[np.uint8]
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
 DEFAULT_EFFORT = 3
 
-TILE = 960  # pixels a side that a tile contributes; with the halo it bounds the memory of a pass: about 0.5 GB
-UNTILED_PIXELS = 2 << 20  # images up to here go through in one piece: about 0.5 GB of activations
+PASS_PIXELS = 2 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
+MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
 class Span(NamedTuple):
@@ -40,15 +40,34 @@ class Span(NamedTuple):
     inner_stop: int
 
 
-def spans(length: int, tile: int, halo: int) -> list[Span]:
-    """Cuts a side of `length` pixels (a multiple of the alignment) into tiles with halos inside the image."""
+def spans(length: int, count: int, halo: int) -> list[Span]:
+    """Cuts a side of `length` pixels (a multiple of the alignment) into at most `count` tiles of one size, with halos inside the image."""
+    tile = _aligned(-(-length // count))
     return [
         Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile)) for start in range(0, length, tile)
     ]
 
 
+def grid(height: int, width: int, halo: int) -> tuple[int, int]:
+    """How many tiles down and across: those that with their halos add up to the fewest pixels, with `PASS_PIXELS` in each at most.
+
+    Tiles never get smaller than the alignment, even where that is too large.
+    """
+    found = [(0, height // ALIGNMENT, width // ALIGNMENT)]
+    for down in range(1, height // ALIGNMENT + 1):
+        tallest = min(height, _aligned(-(-height // down)) + halo * min(2, down - 1))
+        room = PASS_PIXELS // tallest // ALIGNMENT * ALIGNMENT
+        if width > room and room <= 2 * halo:
+            continue
+        across = 1 if width <= room else -(-width // (room - 2 * halo))
+        found.append(((height + 2 * halo * (down - 1)) * (width + 2 * halo * (across - 1)), down, across))
+        if across == 1:
+            break
+    return min(found[1:] or found)[1:]
+
+
 def halos(config: TransformConfig) -> tuple[int, int]:
-    """Pixels beyond a tile that can change its codes, and its pixels: bounds on the receptive fields, aligned.
+    """Pixels beyond a tile that can change its codes, and its pixels: bounds on the receptive fields, aligned, up to `MAX_HALO`.
 
     Each block's 3x3 convolution reaches one position of its own scale, and the down-sampling convolutions, which do not
     overlap, at most one position of the coarsest scale. Codes also depend on the decoder's state at 1/32 and 1/16.
@@ -56,7 +75,8 @@ def halos(config: TransformConfig) -> tuple[int, int]:
     strides = (4, 8, 16, 32)
     encoder = sum(stride * depth for stride, depth in zip(strides, config.encoder_depths, strict=True))
     decoder = [stride * depth for stride, depth in zip(strides, config.decoder_depths, strict=True)]
-    return _aligned(encoder + decoder[2] + decoder[3] + ALIGNMENT), _aligned(sum(decoder) + strides[0] + ALIGNMENT)
+    reach = encoder + decoder[2] + decoder[3] + ALIGNMENT, sum(decoder) + strides[0] + ALIGNMENT
+    return min(MAX_HALO, _aligned(reach[0])), min(MAX_HALO, _aligned(reach[1]))
 
 
 def _aligned(length: int) -> int:
@@ -150,8 +170,8 @@ def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
 
 def _tiles(height: int, width: int, halo: int) -> Iterator[tuple[Span, Span, bool]]:
     """Rows and columns of each tile, and whether it is the last of several."""
-    tile = max(height, width) if height * width <= UNTILED_PIXELS else TILE
-    across, down = spans(width, tile, halo), spans(height, tile, halo)
+    rows_of_tiles, columns_of_tiles = grid(height, width, halo)
+    down, across = spans(height, rows_of_tiles, halo), spans(width, columns_of_tiles, halo)
     for rows in down:
         for columns in across:
             yield rows, columns, rows is down[-1] and columns is across[-1] and len(down) * len(across) > 1
