@@ -1,21 +1,21 @@
 """The prior without wavefronts: position after position in the order of reading. A yardstick, which no file is written with.
 
-`scan` takes the place of `vqcodec.prior.scan` and calls `visit` with the same frequencies in another order, one position at a time.
+`scan` and `scan_known` take the place of those in `vqcodec.scan` and call `visit` with the same frequencies in another order,
+one position at a time.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from vqcodec.layers import ACTIVATION_MAX, Array
-from vqcodec.prior import Prior, Visit, _at, _embed, _visit_stages
+from vqcodec.prior import Prior, embed
+from vqcodec.scan import Visit, VisitKnown, _stages
 
 
-@np.errstate(invalid="ignore")  # see vqcodec.prior.scan
+@np.errstate(invalid="ignore")  # see vqcodec.scan.scan
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
-    """Walks a level's map (H, W) row by row, as `vqcodec.prior.scan` does in wavefronts; returns the steps."""
+    """Walks a level's map (H, W) row by row, as `vqcodec.scan.scan` does in wavefronts; returns the steps."""
     height, width = size
     net, product = prior.levels[level], prior.product
     channels = net.embed.shape[2]
@@ -29,9 +29,21 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
                 hidden = spatial(np.concatenate([*_taps(state, row, column), x], axis=1), 0, product)
                 state[row + 1, column + 1] = x
                 x = np.clip(x + mix.raw(hidden, product), -ACTIVATION_MAX, ACTIVATION_MAX)
-            codes = _visit_stages(net, x, around, product, partial(_at, visit, np.array([row]), np.array([column])))
-            inputs[row + 1, column + 1] = np.clip(_embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX)
+            codes = np.empty((net.config.stages, 1), np.int32)
+            for stage, table in enumerate(_stages(net, x, around, codes, product)):
+                codes[stage] = visit(stage, np.array([row]), np.array([column]), table)
+            inputs[row + 1, column + 1] = np.clip(embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX)
     return height * width
+
+
+def scan_known(prior: Prior, level: int, context: Array, codes: Array, visit: VisitKnown) -> None:
+    """The same with known codes, so that what `scan` can read can be written."""
+
+    def answer(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
+        visit(stage, rows, columns, freqs)
+        return np.asarray(codes[stage, rows, columns])
+
+    scan(prior, level, context, codes.shape[1:], answer)
 
 
 def _taps(padded: Array, row: int, column: int) -> list[Array]:

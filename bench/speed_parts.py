@@ -22,7 +22,7 @@ import numpy as np
 import raster
 from PIL import Image as Pillow
 
-from vqcodec import bitstream, metrics, prior
+from vqcodec import bitstream, metrics, prior, scan
 from vqcodec.model import load_model, quality_steps
 
 PHOTOGRAPHS = Path(__file__).resolve().parent.parent / "tests" / "images"
@@ -103,7 +103,8 @@ def watched(watch: Watch, used: prior.Prior) -> Iterator[None]:
     places = [
         (prior.Prior, "context", lambda self, *args: watch.timed("context", original)(self, *args)),
         (bitstream, "scan", watch.timed("scan", bitstream.scan)),
-        (prior, "freqs", watch.timed("frequencies", prior.freqs)),
+        (bitstream, "scan_known", watch.timed("scan", bitstream.scan_known)),
+        (scan, "freqs", watch.timed("frequencies", scan.freqs)),
         (used, "product", watch.timed("products", used.product)),
         (queue, "RangeEncoder", watch.coder(queue.RangeEncoder)),
         (queue, "RangeDecoder", watch.coder(queue.RangeDecoder)),
@@ -144,8 +145,8 @@ def raster_parts(asked: Asked) -> dict[str, float]:
     model, steps, watch = load_model(asked.model), quality_steps(asked.quality), Watch(CLOCKS[asked.clock])
     pixels = mosaic(0.4)[:RASTER_SIDE, :RASTER_SIDE]
     codes = model.encode(pixels, asked.quality)
-    for label, walk in (("wavefronts", prior.scan), ("one by one", raster.scan)):
-        with mock.patch.object(bitstream, "scan", walk):
+    for label, walk in (("wavefronts", scan), ("one by one", raster)):
+        with mock.patch.multiple(bitstream, scan=walk.scan, scan_known=walk.scan_known):
             payloads = bitstream.write(model.prior, codes, *pixels.shape[:2], steps)
             with watch.part(f"position, {label}"):
                 bitstream.read(model.prior, payloads, *pixels.shape[:2], steps)

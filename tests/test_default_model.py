@@ -27,12 +27,11 @@ def raw_bits(codes: Codes, config: ModelConfig) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_codes_survive_and_cost_what_the_prior_says(name: str, quality: int, default_model: Model) -> None:
     image = load_image(IMAGES / f"{name}.png")
-    height, width = image.shape[:2]
     codes = default_model.encode(image, quality)
     data = codec.compress(image, quality, default_model)
     assert same(codec.decode_codes(data, default_model), codes)
     payloads = [section.payload for section in container.unpack(data).sections]
-    ideal = bitstream.ideal_bits(default_model.prior, codes, height, width, quality * 100)
+    ideal = bitstream.ideal_bits(default_model.prior, codes, quality * 100)
     for payload, stages in zip(payloads, ideal, strict=True):
         assert len(payload) <= 1.01 * sum(stages) / 8 + 16
         assert len(payload) >= sum(stages) / 8 - 4  # shorter than the entropy would mean that the estimate is wrong

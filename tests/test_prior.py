@@ -16,7 +16,8 @@ from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ModelConfig
 from vqcodec.errors import DamagedError, InvalidModelError
 from vqcodec.layers import EXACT_LIMIT, blas_product, float64_product, int64_product
-from vqcodec.prior import Prior, scan
+from vqcodec.prior import Prior
+from vqcodec.scan import scan
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
 

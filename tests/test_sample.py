@@ -42,7 +42,7 @@ def test_codes_are_drawn_with_the_prior_s_frequencies(model: Model) -> None:
             frequencies.append(freqs[0] / freqs[0].sum())
         return np.zeros(len(rows), np.int32)
 
-    from vqcodec.prior import scan
+    from vqcodec.scan import scan
 
     scan(model.prior, 0, model.prior.context(0, 5000, None, None), (1, 1), visit)
     for seed in range(400):

@@ -16,7 +16,8 @@ from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, 
 from vqcodec import prior
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.prior import Prior, scan
+from vqcodec.prior import Prior
+from vqcodec.scan import scan
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 

@@ -1,8 +1,8 @@
 """Codes to range-coded bytes and back: the prior's probabilities meet the range coder here.
 
-One level's payload is the CRC-32 of its codes (4 bytes) and the words of the range coder (32 bits each, little
-endian). Writing and reading share `prior.scan`; the payloads are written coarse to fine and each one needs the
-codes of the coarser levels.
+One level's payload is the CRC-32 of its codes (4 bytes) and the words of the range coder (32 bits each, little endian). Writing and
+reading ask the prior for the same frequencies in the same order (scan.py); the payloads are written coarse to fine and each one needs
+the codes of the coarser levels.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from vqcodec.config import LEVELS
 from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
-from vqcodec.prior import Prior, scan
+from vqcodec.prior import Prior
+from vqcodec.scan import scan, scan_known
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
-SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
+SPARE_BITS = 256  # what symbols may still take when a decoder has its last word: it is two words ahead, and sums are rounded
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -39,12 +40,10 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
         encoder = constriction.stream.queue.RangeEncoder()
 
-        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: CodeMap = code_map) -> Array:
-            symbols = known[stage, rows, columns]
-            encoder.encode(symbols, FAMILY, freqs)
-            return symbols
+        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: CodeMap = code_map) -> None:
+            encoder.encode(known[stage, rows, columns], FAMILY, freqs)
 
-        scan(prior, level, context, size, push)
+        scan_known(prior, level, context, code_map, push)
         payloads.append(_CHECKSUM.pack(checksum(code_map)) + encoder.get_compressed().astype("<u4").tobytes())
     return payloads
 
@@ -84,13 +83,14 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    bits = 32.0 * len(words) + SPARE_BITS
+    bits = float(SPARE_BITS)
 
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         nonlocal bits
         symbols = decoder.decode(FAMILY, freqs)
         code_map[stage, rows, columns] = symbols
-        bits -= least_bits(freqs, symbols)
+        if decoder.maybe_exhausted():  # words that are not there would read as zeros without end
+            bits -= least_bits(freqs, symbols)
         if bits < 0:
             raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")
         return symbols
@@ -115,19 +115,18 @@ def least_bits(freqs: Array, symbols: Array) -> float:
     return float(-np.log2((share * (CODER_TOTAL - size) + 2) / CODER_TOTAL).sum())
 
 
-def ideal_bits(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> list[list[float]]:
+def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
     """-log2 of the codes' probability under the prior: bits per level and stage, without any coder's overhead."""
     levels: list[list[float]] = []
     context: Array | None = None
-    for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
+    for level, code_map in enumerate(codes):
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
         bits = [0.0] * len(code_map)
 
-        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: CodeMap = code_map) -> Array:
+        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: CodeMap = code_map) -> None:
             symbols = known[stage, rows, columns]
             bits[stage] += float(np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols]).sum())
-            return symbols
 
-        scan(prior, level, context, size, add)
+        scan_known(prior, level, context, code_map, add)
         levels.append(bits)
     return levels

@@ -25,11 +25,13 @@ MAX_SHIFT = 20
 
 @dataclass(frozen=True)
 class Layer:
-    """One integer matrix product: weight (I, O), bias (O,) with the rounding half added, scale 2 ** -shift."""
+    """One integer matrix product: weight (I, O), bias (O,) with the rounding half added, both in units of 2 ** shift.
+
+    So sums come out divided by 2 ** shift, as exact as before: a power of two changes the exponent alone.
+    """
 
     weight: Array
     bias: Array
-    scale: np.float32
 
     def __call__(self, inputs: Array, low: int, product: Product) -> Array:
         """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
@@ -42,7 +44,6 @@ class Layer:
     def rounded(self, acc: Array) -> Array:
         """What becomes of the sums (n, O) of the product, in their place."""
         acc += self.bias
-        acc *= self.scale
         return np.floor(acc, out=acc)
 
 
@@ -58,13 +59,15 @@ def blas_product(inputs: Array, weight: Array) -> Array:
 
 
 def float64_product(inputs: Array, weight: Array) -> Array:
-    """The same integers by way of float64."""
+    """The same by way of float64."""
     return (inputs.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
 
 
 def int64_product(inputs: Array, weight: Array) -> Array:
-    """The same integers by integer arithmetic, without a BLAS."""
-    return (inputs.astype(np.int64) @ weight.astype(np.int64)).astype(np.float32)
+    """The same by integer arithmetic, without a BLAS."""
+    units = np.float64(2**MAX_SHIFT)
+    sums = inputs.astype(np.int64) @ (weight * units).astype(np.int64)
+    return (sums / units).astype(np.float32)
 
 
 class Reader:
@@ -102,7 +105,8 @@ class Reader:
             raise InvalidModelError(
                 f"the prior's {name} is not exact: channel {channel} can reach {int(bound[channel])}, above 2^24; export the model again"
             )
-        return Layer(weight.astype(np.float32), (bias + half).astype(np.float32), np.float32(2.0**-shift))
+        unit = np.float32(2.0**-shift)
+        return Layer(weight.astype(np.float32) * unit, (bias + half).astype(np.float32) * unit)
 
     def finish(self) -> None:
         """Refuses tensors that nobody took."""

@@ -1,4 +1,4 @@
-"""The integer PixelCNN prior in numpy: exact on every machine, scanned in wavefronts.
+"""The integer PixelCNN prior in numpy: exact on every machine. scan.py walks it over a map.
 
 Shapes: `(n, C)` for the n positions of one wavefront; maps `(H, W, C)`; codes `(S, H, W)`.
 
@@ -8,26 +8,20 @@ float32 holds exactly: the result cannot depend on the order of summation, the t
 the BLAS. After a product comes `floor(acc * 2 ** -shift + 1/2)` and a clamp.
 
 Masked 3x3 convolutions (PixelCNN, van den Oord et al. 2016) over the taps (-1,-1) (-1,0) (-1,1) (0,-1) and, after
-the first layer, (0,0): position (row, column) depends only on positions with a smaller `t = column + 2 * row`,
-so all positions of one t are computed together, in `W + 2 (H - 1)` steps.
+the first layer, (0,0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
-from vqcodec.entropy import freqs
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
-Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
-
 BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values are bounded at any image size
-RING = 4  # wavefronts that the farthest tap reaches back, plus the current one
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Prior:
         reader.finish()
         return Prior(levels)
 
-    @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see scan
+    @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see scan.py
     def context(self, level: int, quality: int, coarser: Array | None, coarser_context: Array | None) -> Array:
         """What a level knows before its first code: int8 (H, W, C), or (1, 1, C) for the top level.
 
@@ -126,7 +120,7 @@ def _context_start(tables: Array, codes: Array, above: Array, vector: Array) -> 
     out = np.empty((height, width, tables.shape[2]), np.int8)
     above = np.broadcast_to(above, out.shape)
     for first, last in _bands(height, width):
-        total = _embed(tables, codes[:, first:last], above[first:last]) + vector
+        total = embed(tables, codes[:, first:last], above[first:last]) + vector
         out[first:last] = clamped(total)
     return out
 
@@ -147,7 +141,7 @@ def quality_vector(table: Array, quality: int) -> Array:
     return (((128 - upper) * table[index] + upper * following + 64) >> 7).astype(np.float32)
 
 
-def _embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
+def embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
     """Sum over stages of table rows: tables (S, K, C), codes (S, ...) -> float32 (..., C), not clamped."""
     if not len(tables):
         return np.zeros((*codes.shape[1:], tables.shape[2]), np.float32) + start
@@ -155,80 +149,6 @@ def _embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
     for table, code in zip(tables[1:], codes[1:], strict=True):
         total += table[code]
     return total
-
-
-class _Wavefronts:
-    """The last four wavefronts of one layer's activations, in rows of the map with a row of zeros above."""
-
-    def __init__(self, height: int, channels: int):
-        self.ring = np.zeros((RING, height + 1, channels), np.float32)
-
-    def taps(self, t: int, first: int, last: int) -> list[Array]:
-        """Activations at (-1,-1) (-1,0) (-1,1) (0,-1) of rows first..last-1 at wavefront t, each (n, C)."""
-        above = slice(first, last)  # the zero row shifts the index by one
-        ring = self.ring
-        return [
-            ring[(t - 3) % RING, above],
-            ring[(t - 2) % RING, above],
-            ring[(t - 1) % RING, above],
-            ring[(t - 1) % RING, first + 1 : last + 1],
-        ]
-
-    def put(self, t: int, first: int, values: Array) -> None:
-        """Stores wavefront t, whose rows begin at `first`, over wavefront t - 4."""
-        slot = self.ring[t % RING]
-        slot[max(1, first - 1) : first + 1] = 0  # rows that have ended since: outside the map is zero
-        slot[first + 1 : first + 1 + len(values)] = values
-
-
-# The numbers are finite by construction, but some BLAS kernels raise the processor's flags on padding that they discard: on x86 the
-# one for invalid operations, on ARM also those for division by zero and overflow.
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")
-def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
-    """Walks a level's map (H, W) in wavefronts and calls `visit` for every stage of each; returns the steps.
-
-    `visit(stage, rows, columns, freqs)` gets the positions (n,) and integer frequencies (n, K) and returns the codes
-    (n,) there: the encoder's pushes the known codes, the decoder's pulls them. `context` is from `Prior.context`.
-    """
-    height, width = size
-    net, product = prior.levels[level], prior.product
-    if not net.config.stages:
-        return 0
-    channels = net.embed.shape[2]
-    inputs = _Wavefronts(height, channels)
-    states = [_Wavefronts(height, channels) for _ in net.trunk]
-    steps = width + 2 * (height - 1)
-    for t in range(steps):
-        first, last = max(0, (t - width + 2) // 2), min(height - 1, t // 2) + 1
-        rows = np.arange(first, last)
-        columns = t - 2 * rows
-        around = np.broadcast_to(context, (height, width, channels))[rows, columns].astype(np.float32)
-        x = net.first(np.concatenate([*inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, product)
-        for state, (spatial, mix) in zip(states, net.trunk, strict=True):
-            hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
-            state.put(t, first, x)
-            x = clamped(x + mix.raw(hidden, product))
-        codes = _visit_stages(net, x, around, product, partial(_at, visit, rows, columns))
-        inputs.put(t, first, clamped(_embed(net.embed, codes)))
-    return steps
-
-
-def _at(visit: Visit, rows: Array, columns: Array, stage: int, table: Array) -> Array:
-    return visit(stage, rows, columns, table)
-
-
-def _visit_stages(net: LevelPrior, x: Array, around: Array, product: Product, visit: Callable[[int, Array], Array]) -> Array:
-    """One wavefront's stages, each conditioned on the earlier ones; returns the codes (S, n)."""
-    codes = np.empty((net.config.stages, len(x)), np.int32)
-    shared, channels = product(around, net.around), x.shape[1]  # the context's part in the sums of all stages' hidden layers
-    for stage, head in enumerate(net.heads):
-        sums = product(x, head.hidden.weight[:channels])
-        sums += shared[:, stage * channels : (stage + 1) * channels]
-        hidden = clamped(head.hidden.rounded(sums), 0)
-        codes[stage] = visit(stage, freqs(head.logits.raw(hidden, product)))
-        if head.embed is not None:
-            x = clamped(x + head.embed[codes[stage]])
-    return codes
 
 
 def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:

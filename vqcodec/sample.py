@@ -17,7 +17,7 @@ from vqcodec.config import LEVELS, QUALITY_STEPS
 from vqcodec.layers import Array
 from vqcodec.limits import MAX_PIXELS, check_pixels
 from vqcodec.model import Model, quality_steps
-from vqcodec.prior import scan
+from vqcodec.scan import scan
 from vqcodec.transform import Image
 
 

@@ -1,0 +1,180 @@
+"""The scan: a level's map in wavefronts, through the prior, to the range coder's frequencies.
+
+Shapes: `(n, C)` for the n positions of one wavefront, codes `(S, H, W)`.
+
+A position (row, column) depends only on positions with a smaller `t = column + 2 * row`, so all positions of one t are
+computed together, in `W + 2 (H - 1)` steps (for the taps see prior.py). Reading, `scan` learns a wavefront's codes from the file
+before the next one can be computed. Writing, all codes are known, and `scan_known` computes many wavefronts at once: the same integers
+in the same order, since no product depends on how positions are grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vqcodec.entropy import freqs
+from vqcodec.layers import ACTIVATION_MAX, Array, Product, clamped
+from vqcodec.prior import LevelPrior, Prior, embed
+
+Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
+VisitKnown = Callable[[int, Array, Array, Array], None]
+
+REACH = 3  # wavefronts that the farthest tap reaches back
+RING = REACH + 1
+BATCH_POSITIONS = 512  # positions of the wavefronts that `scan_known` computes at once: they stay in the processor's cache
+
+
+class _Wavefronts:
+    """The last four wavefronts of one layer's activations, in rows of the map with a row of zeros above."""
+
+    def __init__(self, height: int, channels: int):
+        self.ring = np.zeros((RING, height + 1, channels), np.float32)
+
+    def taps(self, t: int, first: int, last: int) -> list[Array]:
+        """Activations at (-1,-1) (-1,0) (-1,1) (0,-1) of rows first..last-1 at wavefront t, each (n, C)."""
+        above = slice(first, last)  # the zero row shifts the index by one
+        ring = self.ring
+        return [*(ring[(t - back) % RING, above] for back in (3, 2, 1)), ring[(t - 1) % RING, first + 1 : last + 1]]
+
+    def put(self, t: int, first: int, values: Array) -> None:
+        """Stores wavefront t, whose rows begin at `first`, over wavefront t - 4."""
+        slot = self.ring[t % RING]
+        slot[max(1, first - 1) : first + 1] = 0  # rows that have ended since: outside the map is zero
+        slot[first + 1 : first + 1 + len(values)] = values
+
+
+# The numbers are finite by construction, but some BLAS kernels raise the processor's flags on padding that they discard: on x86 the
+# one for invalid operations, on ARM also those for division by zero and overflow.
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
+    """Walks a level's map (H, W) in wavefronts and calls `visit` for every stage of each; returns the steps.
+
+    `visit(stage, rows, columns, freqs)` gets the positions (n,) and integer frequencies (n, K) and returns the codes
+    (n,) there: what the decoder pulls from the file, say. `context` is from `Prior.context`.
+    """
+    height, width = size
+    net, product = prior.levels[level], prior.product
+    if not net.config.stages:
+        return 0
+    channels = net.embed.shape[2]
+    inputs = _Wavefronts(height, channels)
+    states = [_Wavefronts(height, channels) for _ in net.trunk]
+    steps = width + 2 * (height - 1)
+    for t in range(steps):
+        first, last = _rows(t, height, width)
+        rows = np.arange(first, last)
+        columns = t - 2 * rows
+        around = np.broadcast_to(context, (height, width, channels))[rows, columns].astype(np.float32)
+        x = net.first(np.concatenate([*inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, product)
+        for state, (spatial, mix) in zip(states, net.trunk, strict=True):
+            hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
+            state.put(t, first, x)
+            x = clamped(x + mix.raw(hidden, product))
+        codes = np.empty((net.config.stages, len(rows)), np.int32)
+        for stage, table in enumerate(_stages(net, x, around, codes, product)):
+            codes[stage] = visit(stage, rows, columns, table)
+        inputs.put(t, first, clamped(embed(net.embed, codes)))
+    return steps
+
+
+def _rows(t: int, height: int, width: int) -> tuple[int, int]:
+    """The first row that wavefront t has in the map, and the one after its last."""
+    return max(0, (t - width + 2) // 2), min(height - 1, t // 2) + 1
+
+
+def _stages(net: LevelPrior, x: Array, around: Array, codes: Array, product: Product) -> Iterator[Array]:
+    """The frequencies (n, K) of one stage after the other at n positions, from their trunk's output and context (n, C).
+
+    The column of `codes` (S, n) that belongs to a stage is read after its frequencies were given out.
+    """
+    shared, channels = product(around, net.around), x.shape[1]  # the context's part in the sums of all stages' hidden layers
+    for stage, head in enumerate(net.heads):
+        sums = product(x, head.hidden.weight[:channels])
+        sums += shared[:, stage * channels : (stage + 1) * channels]
+        hidden = clamped(head.hidden.rounded(sums), 0)
+        yield freqs(head.logits.raw(hidden, product))
+        if head.embed is not None:
+            x = clamped(x + head.embed[codes[stage]])
+
+
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+def scan_known(prior: Prior, level: int, context: Array, codes: Array, visit: VisitKnown) -> None:
+    """The same as `scan` where the codes (S, H, W) are known: equal calls of `visit`, which answers nothing."""
+    height, width = codes.shape[1:]
+    net, product = prior.levels[level], prior.product
+    if not net.config.stages:
+        return
+    history = [_History(net.embed.shape[2]) for _ in range(1 + len(net.trunk))]
+    for batch in _batches(height, width):
+        around = np.broadcast_to(context, (height, width, net.embed.shape[2]))[batch.rows, batch.columns].astype(np.float32)
+        known = codes[:, batch.rows, batch.columns]
+        x = batch.masked(clamped(embed(net.embed, known)))
+        x = net.first(history[0].columns(batch, x, around), -ACTIVATION_MAX, product)
+        for state, (spatial, mix) in zip(history[1:], net.trunk, strict=True):
+            x = batch.masked(x.reshape(around.shape))
+            hidden = spatial(state.columns(batch, x, x), 0, product)
+            x = clamped(x.reshape(-1, x.shape[2]) + mix.raw(hidden, product))
+        valid = batch.valid
+        tables = list(_stages(net, x.reshape(around.shape)[valid], around[valid], known[:, valid], product))
+        _visit_in_order(batch, tables, visit)
+
+
+class _Batch:
+    """Some wavefronts, t in [start, stop), over the rows that any of them has: maps (T, R) of positions, not all in the map."""
+
+    def __init__(self, start: int, stop: int, height: int, width: int):
+        self.start, self.first = start, _rows(start, height, width)[0]
+        self.rows = np.arange(self.first, _rows(stop - 1, height, width)[1])[None]
+        columns = np.arange(start, stop)[:, None] - 2 * self.rows
+        self.valid = (columns >= 0) & (columns < width)
+        self.columns = columns.clip(0, width - 1)
+
+    def masked(self, values: Array) -> Array:
+        """Values (T, R, C), in place zero outside the map."""
+        values[~self.valid] = 0
+        return values
+
+
+def _batches(height: int, width: int) -> Iterator[_Batch]:
+    """Cuts the scan up: few wavefronts where they are long, and not so many that most of the positions lie outside the map."""
+    start, steps = 0, width + 2 * (height - 1)
+    while start < steps:
+        first, last = _rows(start, height, width)
+        count = max(1, min(BATCH_POSITIONS // (last - first), max(4, (last - first) // 2)))
+        stop = min(steps, start + count)
+        yield _Batch(start, stop, height, width)
+        start = stop
+
+
+class _History:
+    """One layer's activations at the wavefronts before a batch, (REACH, R + 1, C), from the row before the batch's first on."""
+
+    def __init__(self, channels: int):
+        self.before, self.above = np.zeros((REACH, 1, channels), np.float32), -1
+
+    def columns(self, batch: _Batch, values: Array, current: Array) -> Array:
+        """What a masked convolution sees at each position of the batch, (T * R, 5 C): four taps of `values`, and `current`.
+
+        `values` and `current` are (T, R, C); the values of the last wavefronts stay for the next batch.
+        """
+        count, rows, channels = values.shape
+        held = np.zeros((REACH + count, rows + 1, channels), np.float32)
+        shift = batch.first - 1 - self.above
+        before = self.before[:, shift : shift + rows + 1]
+        held[:REACH, : before.shape[1]] = before
+        held[REACH:, 1:] = values
+        self.before, self.above = held[-REACH:], batch.first - 1
+        taps = [held[:count, :-1], held[1 : 1 + count, :-1], held[2 : 2 + count, :-1], held[2 : 2 + count, 1:], current]
+        return np.concatenate(taps, axis=2).reshape(-1, 5 * channels)
+
+
+def _visit_in_order(batch: _Batch, tables: list[Array], visit: VisitKnown) -> None:
+    """Calls `visit` for the batch's wavefronts one after the other, and for every stage of each."""
+    end = 0
+    for t, inside in enumerate(batch.valid, batch.start):
+        rows = batch.rows[0, inside]
+        begin, end = end, end + len(rows)
+        for stage, table in enumerate(tables):
+            visit(stage, rows, t - 2 * rows, table[begin:end])
