@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.support import GOLDEN, ROOT, Array, make_config, random_codes, random_prior, run_python
-from vqcodec import prior as wavefronts
 from vqcodec.codes import map_sizes
 from vqcodec.prior import Prior
+from vqcodec.scan import scan
 
 INNER = {"context", "context/products", "scan", "scan/products", "scan/frequencies", "scan/range coder"}
 
@@ -29,7 +29,7 @@ def test_the_walk_one_by_one_has_the_frequencies_of_the_wavefronts() -> None:
     context: Array | None = None
     for level, size in enumerate(map_sizes(70, 130)):
         context = prior.context(level, 5000, codes[level - 1] if level else None, context)
-        assert frequencies(wavefronts.scan, prior, level, context, codes[level], size) == frequencies(
+        assert frequencies(scan, prior, level, context, codes[level], size) == frequencies(
             one_by_one, prior, level, context, codes[level], size
         )
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, vqcodec
-from vqcodec import prior
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
 from vqcodec.prior import Prior
@@ -31,7 +30,7 @@ from vqcodec.training.export import export_model  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
-from vqcodec.training.quantize import ResidualQuantizer  # noqa: E402
+from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import exported_weights  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
@@ -66,7 +65,7 @@ def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch:
     codes = random_codes(np.random.default_rng(quality), TINY, 150, 90)
     with torch.no_grad():
         expected = twin.logits([torch.from_numpy(c).long()[None] for c in codes], torch.tensor([quality]))
-    monkeypatch.setattr(prior, "freqs", lambda logits: logits)
+    monkeypatch.setattr("vqcodec.scan.freqs", lambda logits: logits)
     context: Array | None = None
     for level, code_map in enumerate(codes):
         context = runtime.context(level, quality, codes[level - 1] if level else None, context)
@@ -273,10 +272,11 @@ def test_all_paths_find_the_best_codes() -> None:
     found = quantizer(latents, context, 1.0, 64)
     best = torch.full((20,), float("inf"))
     with torch.no_grad():
-        first = -quantizer.log2_probabilities(0, context, torch.zeros(20, 4))
+        first, second = [hidden(context) for hidden in quantizer.hidden]
+        bits_of_first = -LOG2_E * quantizer.log_probabilities(0, first, torch.zeros(20, 4))
         for code in range(64):
             total = quantizer.codebooks[0, code].expand(20, 4)
-            bits = first[:, code, None] - quantizer.log2_probabilities(1, context, total)
+            bits = bits_of_first[:, code, None] - LOG2_E * quantizer.log_probabilities(1, second, total)
             distance = torch.cdist(latents - total, quantizer.codebooks[1]).square()
             best = torch.minimum(best, (bits + distance).min(1).values)
     assert torch.allclose(found.distance + found.bits, best, atol=1e-3)

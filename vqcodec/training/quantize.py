@@ -47,16 +47,11 @@ class ResidualQuantizer(nn.Module):
             self.codebooks.requires_grad_(False)
             self.register_buffer("sums", torch.zeros(stages, size, dim), persistent=True)
 
-    def raw_logits(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
-        """Logits of p(k | context, sum of the earlier stages) in nats: (N, C), (N, D) -> (N, K)."""
-        hidden = self.hidden[stage](context)
+    def log_probabilities(self, stage: int, hidden: Tensor, quantized: Tensor) -> Tensor:
+        """ln p(k | context, sum of the earlier stages): what `hidden` makes of the context (N, C), and the sum (N, D) -> (N, K)."""
         if stage:
             hidden = hidden + self.from_sum[stage - 1](quantized)
-        return self.logits[stage](F.leaky_relu(hidden, 0.1)).float()
-
-    def log2_probabilities(self, stage: int, context: Tensor, quantized: Tensor) -> Tensor:
-        """log2 p(k | context, sum of the earlier stages): (N, C), (N, D) -> (N, K)."""
-        return F.log_softmax(self.raw_logits(stage, context, quantized), dim=-1) * LOG2_E
+        return F.log_softmax(self.logits[stage](F.leaky_relu(hidden, 0.1)).float(), dim=-1)
 
     def forward(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int = 1) -> Quantized:
         """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
@@ -68,8 +63,8 @@ class ResidualQuantizer(nn.Module):
         total = torch.zeros_like(latents)  # sum of the chosen vectors, with gradient to the codebooks
         bits = latents.new_zeros(latents.shape[0])
         for stage in range(self.config.stages):
-            log2_p = self.log2_probabilities(stage, context, total.detach())
-            bits = bits - log2_p.gather(1, codes[:, stage, None])[:, 0]
+            log_p = self.log_probabilities(stage, self.hidden[stage](context), total.detach())
+            bits = bits - log_p.gather(1, codes[:, stage, None])[:, 0] * LOG2_E
             total = total + F.embedding(codes[:, stage], self.codebooks[stage])
         if self.training:
             self._count(codes)
@@ -84,29 +79,30 @@ class ResidualQuantizer(nn.Module):
         rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
         total, residual = torch.zeros_like(latents), latents
         cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
-        history: list[Tensor] = []
+        history = rows.new_zeros(count, 0)
         kept = 1
         for stage in range(self.config.stages):
-            log_p = F.log_softmax(self.raw_logits(stage, context[rows], total), -1)
+            log_p = self.log_probabilities(stage, self.hidden[stage](context).index_select(0, rows), total)
             table = self._continued(stage, cost, residual, log_p.mul_(-rate_weight * LOG2_E)).view(count, kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False)
-            path = (torch.arange(count, device=latents.device)[:, None] * kept + best // size).flatten()
-            codes = (best % size).flatten()
-            history = [*(past[path] for past in history), codes]
-            cost, rows = least.flatten(), rows[path]
-            total = total[path] + self.codebooks[stage][codes]
-            residual = latents[rows] - total
+            which = ((best.float() + 0.5) / size).long()  # of the position's paths; // would cost an export twice the operators
+            path = (torch.arange(count, device=latents.device)[:, None] * kept + which).flatten()
+            codes = (best - which * size).flatten()
+            history = torch.cat([history.index_select(0, path), codes[:, None]], 1)
+            cost, rows = least.flatten(), rows.index_select(0, path)
+            total = total.index_select(0, path) + F.embedding(codes, self.codebooks[stage])
+            residual = latents.index_select(0, rows) - total
             kept = following
-        return torch.stack(history, 1)
+        return history
 
     def _continued(self, stage: int, cost: Tensor, residual: Tensor, bits: Tensor) -> Tensor:
         """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and `bits` (N, K)."""
         codebook = self.codebooks[stage].detach()
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
             # -2 r.e + |e|^2 + cost as one product: sums of such tables would cost more than the product does
-            left = torch.cat([residual, torch.full_like(residual[:, :1], -0.5), -0.5 * cost[:, None]], 1)
-            right = torch.cat([codebook, codebook.square().sum(-1, keepdim=True), torch.ones_like(codebook[:, :1])], 1)
+            left = torch.cat([F.pad(residual, (0, 1), value=-0.5), -0.5 * cost[:, None]], 1)
+            right = torch.cat([codebook, F.pad(codebook.square().sum(-1, keepdim=True), (0, 1), value=1)], 1)
             return torch.addmm(bits, left, right.T, alpha=-2.0)
 
     @torch.no_grad()

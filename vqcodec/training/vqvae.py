@@ -235,7 +235,7 @@ class VQVAE(nn.Module):
         codebooks = self.quantizers[level].codebooks
         if not len(codebooks):
             return self.decoder.refine(level, state + self.decoder.enter[level].bias[:, None, None], anchors)
-        latents = sum((codebooks[s][codes[:, s]] for s in range(len(codebooks))), start=codebooks.new_zeros(()))
+        latents = sum((F.embedding(codes[:, s], codebooks[s]) for s in range(len(codebooks))), start=codebooks.new_zeros(()))
         latents = latents.permute(0, 3, 1, 2) / gain
         if keep is not None:
             latents = latents * keep
