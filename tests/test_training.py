@@ -81,6 +81,20 @@ def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch:
         assert np.array_equal(units.round(), found)
 
 
+def test_a_prior_starts_from_an_exported_one() -> None:
+    torch.manual_seed(1)
+    tensors = pixelcnn.PixelCNN(TINY).export()
+    other = pixelcnn.PixelCNN(TINY)
+    assert other.take(tensors)
+    again = other.export()
+    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+    assert tensors.keys() == again.keys()
+    narrower = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, channels=8)))
+    before = narrower.export()
+    assert not narrower.take(tensors)
+    assert all(np.array_equal(before[name], found) for name, found in narrower.export().items())
+
+
 def transform_weights(folder: Path, photographs: Path, stops: tuple[int, ...]) -> list[np.ndarray]:
     """Weights after the last of `stops` steps, saved and loaded into a new trainer at each stop before it."""
     sampler = CropSampler(load_images(photographs, 96, lambda _: None), Schedule(40, FOREVER, batch=2, crop=96), CPU)

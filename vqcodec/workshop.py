@@ -25,7 +25,7 @@ from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shap
 )
 @click.option("--max-minutes", type=click.FloatRange(0.05), default=120, show_default=True, help="Time for transform and prior together.")
 @click.option("--valid", metavar="DIR", type=click.Path(path_type=Path), help="Photographs to report on; default: a few of DIR, held out.")
-@click.option("--from", "start", metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Start from this model's transform.")
+@click.option("--from", "start", metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Start from this model.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops a step, of each process.")
 @click.option("--crop", type=click.IntRange(64), help="Pixels a side, a multiple of 32. [default: the preset's]")
 @click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True, callback=number, help="Of the transform's networks.")

@@ -10,6 +10,7 @@ masked convolutions, written as products over gathered taps; the runtime's wavef
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ MIX_SHIFT = 8
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
 NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
 CENTRE = ((0, 0),)
+Tensors = dict[str, NDArray[np.int8] | NDArray[np.int32]]  # of `prior.safetensors`
 MASK_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (row, column); the order of the runtime's taps
 
 
@@ -223,22 +225,37 @@ class PixelCNN(nn.Module):
                 limit = ACTIVATION_MAX / module.UNIT
                 module.weight.clamp_(-limit, limit)
 
+    def parts(self) -> Iterator[tuple[str, IntLayer | IntTable]]:
+        """All layers and tables under the names that they have in `prior.safetensors`."""
+        for level, net in zip(LEVELS, self.levels, strict=True):
+            for name, part in net.named_modules():
+                if isinstance(part, IntLayer | IntTable):
+                    yield f"{level}.{_runtime_name(name)}", part
+
     @torch.no_grad()
-    def export(self) -> dict[str, NDArray[np.int8] | NDArray[np.int32]]:
+    def export(self) -> Tensors:
         """The tensors of `prior.safetensors`, in the runtime's names and types."""
-        tensors: dict[str, NDArray[np.int8] | NDArray[np.int32]] = {}
-        for name, net in zip(LEVELS, self.levels, strict=True):
-            tensors[f"{name}.quality"] = _int8(net.quality.integers())
-            tensors[f"{name}.embed"] = _int8(net.embed.integers())
-            if hasattr(net, "up"):
-                tensors[f"{name}.context.embed"] = _int8(net.context_embed.integers())
-                tensors |= _blocks(f"{name}.context", net.context_blocks) | _layer(f"{name}.context.up", net.up)
-            tensors |= _layer(f"{name}.first", net.first) | _blocks(f"{name}.trunk", net.trunk)
-            for stage, (hidden, logits) in enumerate(zip(net.hidden, net.logits, strict=True)):
-                tensors |= _layer(f"{name}.head.{stage}.hidden", hidden) | _layer(f"{name}.head.{stage}.logits", logits)
-            for stage, table in enumerate(net.head_embed):
-                tensors[f"{name}.head.{stage}.embed"] = _int8(table.integers())
+        tensors: Tensors = {}
+        for name, part in self.parts():
+            if isinstance(part, IntTable):
+                tensors[name] = _int8(part.integers())
+            else:
+                tensors[f"{name}.weight"] = _int8(part.integer_weight())
+                tensors[f"{name}.bias"] = part.integer_bias().cpu().numpy().astype(np.int32)
+                tensors[f"{name}.shift"] = np.array(part.shift, np.int32)
         return tensors
+
+    @torch.no_grad()
+    def take(self, tensors: Tensors) -> bool:
+        """Starts from what `export` wrote; returns whether it fits. Where it does not, nothing changes."""
+        if {name: (t.shape, t.dtype) for name, t in tensors.items()} != {name: (t.shape, t.dtype) for name, t in self.export().items()}:
+            return False
+        for name, part in self.parts():
+            table = isinstance(part, IntTable)
+            part.weight.copy_(torch.from_numpy(tensors[name if table else f"{name}.weight"].astype(np.float32)) / part.UNIT)
+            if isinstance(part, IntLayer):
+                part.bias.copy_(torch.from_numpy(tensors[f"{name}.bias"].astype(np.float32)) / (part.UNIT * 2.0**part.shift))
+        return True
 
 
 def _bits(logits: Tensor, codes: Tensor) -> Tensor:
@@ -250,16 +267,11 @@ def _int8(x: Tensor) -> NDArray[np.int8]:
     return np.ascontiguousarray(x.cpu().numpy().astype(np.int8))
 
 
-def _layer(name: str, layer: IntLayer) -> dict[str, NDArray[np.int8] | NDArray[np.int32]]:
-    return {
-        f"{name}.weight": _int8(layer.integer_weight()),
-        f"{name}.bias": layer.integer_bias().cpu().numpy().astype(np.int32),
-        f"{name}.shift": np.array(layer.shift, np.int32),
-    }
-
-
-def _blocks(name: str, blocks: nn.ModuleList) -> dict[str, NDArray[np.int8] | NDArray[np.int32]]:
-    tensors: dict[str, NDArray[np.int8] | NDArray[np.int32]] = {}
-    for index, block in enumerate(blocks):
-        tensors |= _layer(f"{name}.{index}.spatial", block.spatial) | _layer(f"{name}.{index}.mix", block.mix)
-    return tensors
+def _runtime_name(name: str) -> str:
+    """The name that a part of a `LevelNet` has in the file: heads are grouped by stage, and the context has its own prefix."""
+    first, _, rest = name.partition(".")
+    if first in ("hidden", "logits"):
+        return f"head.{rest}.{first}"
+    return {"head_embed": f"head.{rest}.embed", "up": "context.up", "context_embed": "context.embed"}.get(
+        first, name.replace("context_blocks", "context")
+    )

@@ -23,7 +23,7 @@ from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
 from vqcodec.training.loop import World
-from vqcodec.training.pixelcnn import PixelCNN
+from vqcodec.training.pixelcnn import PixelCNN, Tensors
 from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.transform import BALANCE
 from vqcodec.training.vqvae import VQVAE
@@ -97,12 +97,17 @@ class WindowSampler:
 
 
 class PriorTrainer:
-    """PixelCNN, averaged weights, optimiser; saves and resumes exactly."""
+    """PixelCNN, averaged weights, optimiser; saves and resumes exactly.
 
-    def __init__(self, config: ModelConfig, schedule: Schedule, world: World):
+    `start` is an exported prior to begin with; it is passed over where it has another shape.
+    """
+
+    def __init__(self, config: ModelConfig, schedule: Schedule, world: World, start: Tensors | None = None):
         torch.manual_seed(schedule.seed)
         self.schedule, self.world = schedule, world
-        self.model = PixelCNN(config).to(world.device)
+        model = PixelCNN(config)
+        self.continued = start is not None and model.take(start)
+        self.model = model.to(world.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.parallel = world.parallel(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99))

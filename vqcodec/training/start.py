@@ -12,11 +12,13 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vqcodec.errors import TrainingError
-from vqcodec.model import DECODE, ENCODE, WEIGHTS
+from vqcodec.model import DECODE, ENCODE, PRIOR, WEIGHTS
+from vqcodec.training.pixelcnn import Tensors
 from vqcodec.training.vqvae import VQVAE
 
 PREFIX = "transform."
@@ -33,6 +35,14 @@ def exported_weights(folder: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{folder} holds no exported model to start from: {error}") from error
     return {name.removeprefix(PREFIX): tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
+
+
+def exported_prior(folder: Path) -> Tensors:
+    """The integers of an exported prior; raises `TrainingError` where there are none."""
+    try:
+        return load_numpy(folder / PRIOR)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"{folder} holds no exported prior to start from: {error}") from error
 
 
 @torch.no_grad()

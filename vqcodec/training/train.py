@@ -25,7 +25,7 @@ from vqcodec.training.presets import PRESETS, Preset
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes
 from vqcodec.training.report import Display, Silent, write_row, write_samples
 from vqcodec.training.schedule import Schedule
-from vqcodec.training.start import exported_weights
+from vqcodec.training.start import exported_prior, exported_weights
 from vqcodec.training.transform import TransformTrainer, evaluate
 
 TRANSFORM_SHARE = 0.7  # of the minutes; the prior's codes take a tenth, the prior itself the rest
@@ -39,7 +39,7 @@ REPORT_QUALITIES = (0, 25, 50, 75, 100)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. `start` is the folder of an exported model whose transform the training begins with.
+    """How to train. `start` is the folder of an exported model that the training begins with.
 
     `batch` is that of one process; `crop` in pixels is the preset's unless given.
     """
@@ -146,7 +146,7 @@ def train_transform(
 def train_prior(coded: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display) -> PriorTrainer:
     """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
     schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
-    trainer = PriorTrainer(options.chosen.config, schedule, world)
+    trainer = PriorTrainer(options.chosen.config, schedule, world, exported_prior(options.start) if options.start else None)
     checkpoint = checkpoints / "prior.safetensors"
     if checkpoint.exists():
         trainer.load(checkpoint)
