@@ -3,8 +3,8 @@
 python3 bench/prior_table.py models/default CODES... --sets valid=../shared/valid,kodak=../shared/kodak --steps 60 --out runs/prior_table
 
 CODES are what a training leaves in `checkpoints/codes.safetensors`. Every variant of the network goes on from the model's prior for the
-same steps on the same windows: the integers as they ship, a float twin (no rounding, weights of any size), and nets that must do without the
-coarser levels, without their neighbours, or without the earlier stages. Beside them stand raw indices, static tables of order 0 counted
+same steps on the same windows: the integers as they ship, a float twin (no rounding, weights of any size), and nets that must do without
+the coarser levels, without their neighbours, or without the earlier stages. Beside them stand raw indices, static tables of order 0 counted
 on training codes of similar quality, and the transform's own conditional model. Prints a table. Needs the extra "train".
 """
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vqcodec.errors import InvalidModelError
 
 # Those that the export of training/ writes, and their near kin: arithmetic, convolutions, shapes. None has a graph of its own, runs
@@ -29,6 +31,7 @@ OPERATORS = frozenset(  # names in a text: a line each would fill two screens
 DOMAINS = frozenset(("", "ai.onnx"))
 MAX_DEPTH = 10  # of messages in messages: the export's have 7
 EXTERNAL = 1  # data_location of a tensor that lies outside the graph
+WEIGHT_TYPES: dict[int, type[np.floating[Any]]] = {1: np.float32, 10: np.float16}  # by ONNX's data_type
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # the wire types of protocol buffers that are in use
 
 # The fields of each message by number; "*" marks those that repeat, "kind" those that hold a message of that kind, in brackets.
@@ -69,16 +72,17 @@ MESSAGES = {
 }
 
 
-def check(data: bytes, name: str, weights: frozenset[str], location: str) -> None:
+def check(data: bytes, name: str, weights: frozenset[str], location: str) -> dict[str, type[np.floating[Any]]]:
     """Checks a graph; `weights` are the tensors at hand, and `location` the file that the graph may say they are in.
 
-    Raises `InvalidModelError` that says what is wrong with the graph `name`.
+    Returns the type that the graph wants each of them in. Raises `InvalidModelError` that says what is wrong with the graph `name`.
     """
     try:
         found = Walker(weights, location)
         found.walk(memoryview(data), "model", 0)
         if found.graphs != 1:
             raise ValueError(f"it holds {found.graphs} graphs")
+        return found.types
     except (ValueError, IndexError) as error:
         raise InvalidModelError(f"the model's {name} is refused: {error or 'it is cut off'}; export the model again") from error
 
@@ -88,6 +92,7 @@ class Walker:
 
     def __init__(self, weights: frozenset[str], location: str):
         self.weights, self.location, self.graphs = weights, location, 0
+        self.types: dict[str, type[np.floating[Any]]] = {}  # of the weights
 
     def walk(self, data: memoryview, kind: str, depth: int) -> None:
         """Checks one message and those in it."""
@@ -129,8 +134,14 @@ class Walker:
         outside = found.get("data_location", 0) == EXTERNAL
         if outside != ("external_data" in found) or found.get("data_location", 0) not in (0, EXTERNAL):
             raise ValueError(f"it does not say plainly where its tensor '{text(found, 'name')}' is")
-        if outside and text(found, "name") not in self.weights:
-            raise ValueError(f"its tensor '{text(found, 'name')}' is not among the model's weights")
+        if not outside:
+            return
+        name, kind = text(found, "name"), found.get("data_type", 0)
+        if name not in self.weights:
+            raise ValueError(f"its tensor '{name}' is not among the model's weights")
+        if kind not in WEIGHT_TYPES:
+            raise ValueError(f"its tensor '{name}' is of a type that weights do not have")
+        self.types[name] = WEIGHT_TYPES[kind]
 
     def check_external(self, found: dict[str, Any]) -> None:
         """Where a tensor is: with the others."""

@@ -91,14 +91,17 @@ class Model:
         options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
         options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
         needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
-        graphs.check(self._files[name], name, frozenset(needed), WEIGHTS)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key])) for key in needed]
+        types = graphs.check(self._files[name], name, frozenset(needed), WEIGHTS)
+        needed = [key for key in needed if key in types]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key], types[key])) for key in needed]
         try:
             options.add_external_initializers(needed, values)
             # without the fallback, which prints to standard output and tries the same again
-            return onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
+            session = onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no exception class of its own
             raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error
+        session.weights = values  # it reads them where they are, so they must live as long
+        return session
 
 
 def model_id(config: ModelConfig, files: dict[str, bytes]) -> bytes:

@@ -1,7 +1,7 @@
 """Torch models to a model folder: two ONNX graphs, their weights once in half precision, the integer prior, the card.
 
-The graphs hold no weights: large initialisers become external ones in float16 with a Cast behind them, named alike in
-both graphs, and `transform.safetensors` holds them once. ONNX Runtime joins the two when the model is opened.
+The graphs hold no weights: large initialisers become external ones, named alike in both graphs, and `transform.safetensors` holds
+them once, as float16. They are made float32 again and joined with the graphs when the model is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnxscript import optimizer
 from safetensors.numpy import save_file
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, An
 
 
 def externalise(graphs: dict[str, onnx.ModelProto]) -> dict[str, np.ndarray[Any, Any]]:
-    """Moves the float initialisers of both graphs out as float16, leaving external references and Casts.
+    """Moves the float initialisers of both graphs out, leaving external references, and returns them as float16.
 
     The returned weights are named by who needs them: `encode.`, `decode.` or `shared.`.
     """
@@ -119,26 +119,26 @@ def externalise(graphs: dict[str, onnx.ModelProto]) -> dict[str, np.ndarray[Any,
     for file, model in graphs.items():
         others = set[str]().union(*(found for other, found in names.items() if other != file))
         kept: list[TensorProto] = []
-        casts: list[onnx.NodeProto] = []
+        renamed: dict[str, str] = {}
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if values.dtype != np.float32 or values.size <= SMALL:
                 kept.append(tensor)
                 continue
-            half = f"{SHARED if tensor.name in others else Path(file).stem}.{tensor.name}"
+            name = f"{SHARED if tensor.name in others else Path(file).stem}.{tensor.name}"
             stored = np.ascontiguousarray(values.astype(np.float16))
-            if not np.isfinite(stored).all() or not np.array_equal(weights.get(half, stored), stored):
+            if not np.isfinite(stored).all() or not np.array_equal(weights.get(name, stored), stored):
                 raise TrainingError(f"the weights of {tensor.name} cannot be exported: not finite, or unlike in the two graphs")
-            weights[half] = stored
-            reference = TensorProto(name=half, data_type=TensorProto.FLOAT16, dims=values.shape, data_location=TensorProto.EXTERNAL)
+            weights[name] = stored
+            reference = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=values.shape, data_location=TensorProto.EXTERNAL)
             reference.external_data.add(key="location", value=WEIGHTS)
             kept.append(reference)
-            casts.append(helper.make_node("Cast", [half], [tensor.name], to=TensorProto.FLOAT))
+            renamed[tensor.name] = name
         _replace(model.graph.initializer, kept)
-        _replace(model.graph.node, [*casts, *model.graph.node])
         _replace(model.graph.value_info, [])
-        for node in model.graph.node:  # the exporter's notes name files of the machine
-            _replace(node.metadata_props, [])
+        for node in model.graph.node:
+            _replace(node.input, [renamed.get(name, name) for name in node.input])
+            _replace(node.metadata_props, [])  # the exporter's notes name files of the machine
             node.doc_string = ""
     return weights
 
