@@ -6,6 +6,7 @@ them once, as float16. They are made float32 again and joined with the graphs wh
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, numpy_helper
 from onnxscript import optimizer
@@ -25,7 +27,7 @@ from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, PRIOR, SHARED, WEIG
 from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE
-from vqcodec.transform import PATHS
+from vqcodec.transform import PATHS, Transform
 
 OPSET = 18
 MAX_PATHS = max(PATHS)
@@ -79,6 +81,19 @@ def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, car
         for path in made.iterdir():
             path.chmod(0o644)
             path.replace(folder / path.name)
+
+
+def runtime_transform(transform: VQVAE) -> Transform:
+    """The transform, which must be on the processor, as the runtime has it, but with weights in full precision."""
+
+    def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.enable_mem_pattern = False  # pictures come in many sizes
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    exported = copy.deepcopy(transform).float().to(memory_format=torch.contiguous_format)
+    return Transform(transform.config, lambda: opened(encode_graph(exported)), lambda: opened(decode_graph(exported)))
 
 
 def encode_graph(transform: VQVAE) -> onnx.ModelProto:

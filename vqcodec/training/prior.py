@@ -22,6 +22,7 @@ from torch import Tensor
 from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
+from vqcodec.training.export import runtime_transform
 from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN, Tensors
 from vqcodec.training.schedule import Clock, Schedule
@@ -51,21 +52,37 @@ def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes
     Passes over all images again and again until `minutes` are over, or once where `passes` is 1.
     """
     random = np.random.default_rng(seed)
-    device = next(transform.parameters()).device
     clock = Clock(Schedule(steps=10**9, minutes=minutes))
-    transform.eval()
+    encode = _encoder(transform.eval())
     order = (index for _ in range(passes) for index in random.permutation(len(images)))
     for index in order:
         if clock.progress(0) >= 1:
             return
-        image = images[int(index)][None].to(device).float() / 255
+        image = images[int(index)]
         if random.random() < 0.5:
-            image = image.flip(3)
+            image = image.flip(2)
         quality = int(random.integers(QUALITY_STEPS + 1))
-        codes = transform.encode(
-            pad_to_multiple(image, LEVEL_STRIDES[0]), torch.tensor([quality / QUALITY_STEPS], device=device), CODE_PATHS
-        )
-        yield CodedImage([c[0].short().cpu() for c in codes], quality)
+        yield CodedImage(encode(image, quality), quality)
+
+
+def _encoder(transform: VQVAE) -> Callable[[Tensor, int], list[Tensor]]:
+    """What gives the codes, int16 (S, h, w) per level, of an image uint8 (3, H, W) at a quality in hundredths.
+
+    On a processor that is the exported graph: it takes a third of the time that torch takes.
+    """
+    device = next(transform.parameters()).device
+    if device.type == "cpu":
+        runtime = runtime_transform(transform)
+        return lambda image, quality: [
+            torch.from_numpy(codes.astype(np.int16)) for codes in runtime.encode(image.permute(1, 2, 0).contiguous().numpy(), quality)
+        ]
+
+    def encode(image: Tensor, quality: int) -> list[Tensor]:
+        padded = pad_to_multiple(image[None].to(device).float() / 255, LEVEL_STRIDES[0])
+        codes = transform.encode(padded, torch.tensor([quality / QUALITY_STEPS], device=device), CODE_PATHS)
+        return [c[0].short().cpu() for c in codes]
+
+    return encode
 
 
 class WindowSampler:
