@@ -17,10 +17,10 @@ from vqcodec import bitstream, image
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ModelConfig
 from vqcodec.errors import DamagedError, InvalidModelError
-from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, MAX_SHIFT, Reader, blas_product, float64_product, int64_product
+from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, MAX_SHIFT, Product, Reader, blas_product, float64_product, int64_product
 from vqcodec.model import PRIOR, load_model
 from vqcodec.prior import Prior
-from vqcodec.scan import scan
+from vqcodec.scan import scan, scan_known
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
 PRODUCTS = (blas_product, float64_product, int64_product)
@@ -136,26 +136,35 @@ def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: in
     return found
 
 
-@given(configs(), seeds, st.integers(0, 2), st.integers(1, 12), st.integers(1, 12))
-def test_scan_visits_every_stage_of_every_position_once_in_few_steps(
-    config: ModelConfig, seed: int, level: int, height: int, width: int
+@settings(max_examples=100)
+@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from(PRODUCTS))
+def test_scans_visit_every_stage_of_every_position_once_in_few_steps(
+    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product
 ) -> None:
-    """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront; what is visited depends on no code."""
+    """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront; known codes give equal calls."""
     rng = np.random.default_rng(seed)
-    prior, stages = Prior.from_tensors(random_prior(rng, config), config), config.transform.levels[level].stages
+    prior = Prior(Prior.from_tensors(random_prior(rng, config), config).levels, product)
+    stages = config.transform.levels[level].stages
     context = rng.integers(-127, 128, (height, width, config.prior.channels), np.int8)
-    visits: list[tuple[int, list[int], list[int]]] = []
+    codes = np.full((stages, height, width), -1, np.int32)
+    calls: list[tuple[Array, ...]] = []
+    again: list[tuple[Array, ...]] = []
 
     def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
-        visits.append((stage, rows.tolist(), columns.tolist()))
-        return rng.integers(0, freqs.shape[1], len(rows), np.int32)
+        calls.append((np.array(stage), rows, columns, freqs.copy()))
+        assert (codes[stage, rows, columns] == -1).all()
+        codes[stage, rows, columns] = rng.integers(0, freqs.shape[1], len(rows))
+        return codes[stage, rows, columns]
 
     steps = width + 2 * (height - 1)
     assert scan(prior, level, context, (height, width), visit) == steps
     fronts = [[(row, t - 2 * row) for row in range(height) if 0 <= t - 2 * row < width] for t in range(steps)]
-    assert [(stage, list(zip(rows, columns, strict=True))) for stage, rows, columns in visits] == [
+    assert [(int(stage), list(zip(rows.tolist(), columns.tolist(), strict=True))) for stage, rows, columns, _ in calls] == [
         (stage, front) for front in fronts for stage in range(stages)
     ]
+    assert (codes >= 0).all()
+    scan_known(prior, level, context, codes, lambda stage, *arrays: again.append((np.array(stage), *arrays)))
+    assert all(np.array_equal(a, b) for one, other in zip(calls, again, strict=True) for a, b in zip(one, other, strict=True))
 
 
 def test_payload_lengths_that_cannot_be_are_refused() -> None:
