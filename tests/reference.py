@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tests.range_decoder import RangeDecoder
 from vqcodec.config import LEVELS, ModelConfig
 from vqcodec.entropy import FREQ_TABLE
 
@@ -107,18 +108,6 @@ def frequencies(logits: Vector) -> list[int]:
 
 
 def range_decode(words: Sequence[int], tables: Sequence[Sequence[int]]) -> Vector:
-    """The codes in the range coder's words, one for each table of frequencies: docs/FORMAT.md, line by line."""
-    following = iter([*words, 0, 0])
-    lower, span, point = 0, 2**64 - 1, next(following) << 32 | next(following)
-    found: Vector = []
-    for freqs in tables:
-        scale = (2**24 - len(freqs)) / sum(freqs)
-        edges = [int(sum(freqs[:k]) * scale) + k for k in range(len(freqs))] + [2**24]
-        step = span >> 24
-        value = (point - lower) % 2**64 // step
-        assert value < 2**24, "no valid code"
-        found.append(max(k for k in range(len(freqs)) if edges[k] <= value))
-        lower, span = (lower + step * edges[found[-1]]) % 2**64, step * (edges[found[-1] + 1] - edges[found[-1]])
-        if span < 2**32:
-            lower, span, point = (lower << 32) % 2**64, span << 32, ((point << 32) | next(following, 0)) % 2**64
-    return found
+    """The codes in the range coder's words, one for each table of frequencies."""
+    decoder = RangeDecoder(words)
+    return [decoder.one(freqs) for freqs in tables]

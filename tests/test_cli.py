@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 
 from tests.support import GOLDEN, ROOT, load_image, run_python, vqcodec
 from vqcodec import codec, image
+from vqcodec.cli import main
 from vqcodec.model import Model
 
 MODEL = GOLDEN / "model"
@@ -30,7 +31,7 @@ INFO_KEYS = [
     "sections_bpp",
     "codes",
 ]
-COMMANDS = ["compress", "decompress", "info", "compare", "train"]
+COMMANDS = sorted(main.commands)
 HEAVY = ("numpy", "onnxruntime", "PIL", "constriction", "safetensors", "torch")
 
 
@@ -172,7 +173,8 @@ def test_help_lists_the_commands_and_version_is_the_package_s(tmp_path: Path) ->
     result = vqcodec("--help", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, b"")
     listed = re.findall(r"^  (\w+)  ", result.stdout.decode().split("Commands:")[1], re.MULTILINE)
-    assert set(COMMANDS) <= set(listed)
+    assert sorted(listed) == COMMANDS
+    assert {"compress", "decompress", "info", "compare", "train", "bench", "sample", "selftest", "view"} <= set(listed)
     version = vqcodec("--version", cwd=tmp_path)
     assert version.returncode == 0
     assert re.fullmatch(rb"vqcodec, version \d+\.\d+\.\d+\S*\s*", version.stdout)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from tests import reference
 from tests.support import GOLDEN, run_python, same
-from vqcodec import codec, container
+from vqcodec import codec, container, selftest
 from vqcodec.codes import Codes
 from vqcodec.model import Model
 
@@ -56,7 +56,7 @@ def test_thread_count_does_not_change_codes(threads: str) -> None:
     script = f"""
 import numpy as np
 from pathlib import Path
-from vqcodec import codec, container
+from vqcodec import codec, container, selftest
 from vqcodec.model import load_model
 model = load_model({str(GOLDEN / "model")!r})
 for path in sorted(Path({str(GOLDEN)!r}).glob("*.vq")):
@@ -89,6 +89,18 @@ print(hashlib.sha256(b"".join(payloads)).hexdigest())
     assert [result.stderr for result in runs] == [b"", b""]
     assert len(runs[0].stdout.strip()) == 64
     assert runs[0].stdout == runs[1].stdout
+
+
+@pytest.mark.parametrize("coder", [(), ("--plain",)], ids=["constriction", "plain"])
+def test_a_machine_without_the_coder_decodes_all_files(coder: tuple[str, ...]) -> None:
+    """The script for other processors, on this one: with each product, by constriction and by the decoder written from docs/FORMAT.md."""
+    result = run_python(GOLDEN.parent / "decode.py", *coder)
+    assert (result.returncode, result.stderr) == (0, b"")
+    head, *digests, last = result.stdout.decode().splitlines()
+    assert ("plain" in head) == bool(coder)
+    assert len({line.partition(": ")[2] for line in digests}) == 1
+    assert [line.split(",")[0] for line in digests] == [f"{kind}: {len(FILES)} files" for kind in selftest.PRODUCTS]
+    assert last == "0 files have other codes"
 
 
 @pytest.mark.parametrize("name", ["dot-q50", "line-q80"])

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from tests import reference
-from tests.support import Array, make_config, random_codes, random_prior, same
-from vqcodec import bitstream
+from tests.support import GOLDEN, Array, make_config, noise, random_codes, random_prior, same, vqcodec
+from vqcodec import bitstream, image
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ModelConfig
 from vqcodec.errors import DamagedError, InvalidModelError
-from vqcodec.layers import EXACT_LIMIT, blas_product, float64_product, int64_product
+from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, MAX_SHIFT, Product, Reader, blas_product, float64_product, int64_product
+from vqcodec.model import PRIOR, load_model
 from vqcodec.prior import Prior
-from vqcodec.scan import scan
+from vqcodec.scan import scan, scan_known
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
+PRODUCTS = (blas_product, float64_product, int64_product)
 
 
 @st.composite
@@ -35,6 +39,27 @@ qualities = st.integers(0, 10_000)
 spreads = st.sampled_from([1, 16, 127])
 
 
+def room(tensors: dict[str, Array], layer: str) -> Array:
+    """How large the absolute bias of each channel may be."""
+    half = (1 << int(tensors[f"{layer}.shift"])) >> 1
+    return EXACT_LIMIT - ACTIVATION_MAX * np.abs(tensors[f"{layer}.weight"].astype(int)).sum(0) - half
+
+
+def up_to_the_bound(rng: np.random.Generator, tensors: dict[str, Array]) -> dict[str, Array]:
+    """The same layers with every shift there is, and biases up to what they may be, half of them exactly that."""
+    found = dict(tensors)
+    for layer in layers_of(tensors):
+        found[f"{layer}.shift"] = np.array(rng.integers(0, MAX_SHIFT + 1), np.int32)
+        most = room(found, layer)
+        chosen = np.where(rng.integers(0, 2, len(most)), most * rng.choice([-1, 1], len(most)), rng.integers(-most, most + 1))
+        found[f"{layer}.bias"] = chosen.astype(np.int32)
+    return found
+
+
+def layers_of(tensors: dict[str, Array]) -> list[str]:
+    return sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
+
+
 def tensors_of(seed: int = 0) -> dict[str, Array]:
     return random_prior(np.random.default_rng(seed), SMALL)
 
@@ -48,18 +73,35 @@ def test_any_codes_survive_any_prior(config: ModelConfig, seed: int, height: int
     assert same(bitstream.read(prior, payloads, height, width, quality), codes)
 
 
-@settings(max_examples=100)
-@given(configs(), seeds, sides, sides, qualities, spreads)
+@settings(max_examples=150)
+@given(configs(), seeds, sides, sides, qualities, spreads, st.booleans())
 def test_every_product_gives_the_same_bytes_and_codes(
-    config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int
+    config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int, extreme: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    levels = Prior.from_tensors(random_prior(rng, config, spread), config).levels
+    tensors = random_prior(rng, config, spread)
+    levels = Prior.from_tensors(up_to_the_bound(rng, tensors) if extreme else tensors, config).levels
     codes = random_codes(rng, config, height, width)
-    priors = [Prior(levels, product) for product in (blas_product, float64_product, int64_product)]
+    priors = [Prior(levels, product) for product in PRODUCTS]
     written = [bitstream.write(prior, codes, height, width, quality) for prior in priors]
     assert written[0] == written[1] == written[2]
     assert all(same(bitstream.read(prior, written[0], height, width, quality), codes) for prior in priors)
+
+
+@given(seeds, st.integers(1, 1040), st.integers(1, 40), st.integers(1, 9), st.sampled_from([0, 16, 126, 127]), st.integers(0, MAX_SHIFT))
+def test_a_layer_is_exact_up_to_the_bound(seed: int, inputs: int, outputs: int, count: int, least: int, shift: int) -> None:
+    """Integers of Python against every product: weights and activations as large as 1,040 inputs allow, sums of up to 2^24."""
+    rng = np.random.default_rng(seed)
+    magnitudes = rng.integers(least, 128, (inputs, outputs))
+    signs = rng.choice([-1, 1], (inputs, 1)) if seed % 2 else rng.choice([-1, 1], (inputs, outputs))
+    tensors = {"it.weight": (signs * magnitudes).astype(np.int8), "it.shift": np.array(shift, np.int32)}
+    tensors["it.bias"] = (room(tensors, "it") * rng.choice([-1, 1], outputs)).astype(np.int32)
+    given = signs[:, 0] * rng.integers(least, 128, (count, inputs))  # where the signs agree, all terms have the same
+    layer = Reader(tensors).layer("it", inputs, outputs)
+    weight, half = tensors["it.weight"].astype(object), (1 << shift) >> 1
+    expected = (given.astype(object) @ weight + tensors["it.bias"].astype(object) + half) >> shift
+    for product in PRODUCTS:
+        assert (layer.raw(given.astype(np.float32), product) == expected).all()
 
 
 @settings(max_examples=40)
@@ -94,17 +136,35 @@ def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: in
     return found
 
 
-@pytest.mark.parametrize(("height", "width"), list(itertools.product([1, 2, 3, 7], [1, 2, 3, 8])))
-def test_scan_visits_every_position_once_in_few_steps(height: int, width: int) -> None:
-    prior = Prior.from_tensors(tensors_of(), SMALL)
-    visited = np.zeros((height, width), int)
+@settings(max_examples=100)
+@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from(PRODUCTS))
+def test_scans_visit_every_stage_of_every_position_once_in_few_steps(
+    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product
+) -> None:
+    """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront; known codes give equal calls."""
+    rng = np.random.default_rng(seed)
+    prior = Prior(Prior.from_tensors(random_prior(rng, config), config).levels, product)
+    stages = config.transform.levels[level].stages
+    context = rng.integers(-127, 128, (height, width, config.prior.channels), np.int8)
+    codes = np.full((stages, height, width), -1, np.int32)
+    calls: list[tuple[Array, ...]] = []
+    again: list[tuple[Array, ...]] = []
 
     def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
-        visited[rows, columns] += 1
-        return np.zeros(len(rows), np.int32)
+        calls.append((np.array(stage), rows, columns, freqs.copy()))
+        assert (codes[stage, rows, columns] == -1).all()
+        codes[stage, rows, columns] = rng.integers(0, freqs.shape[1], len(rows))
+        return codes[stage, rows, columns]
 
-    assert scan(prior, 0, prior.context(0, 5000, None, None), (height, width), visit) == width + 2 * (height - 1)
-    assert (visited == 1).all()
+    steps = width + 2 * (height - 1)
+    assert scan(prior, level, context, (height, width), visit) == steps
+    fronts = [[(row, t - 2 * row) for row in range(height) if 0 <= t - 2 * row < width] for t in range(steps)]
+    assert [(int(stage), list(zip(rows.tolist(), columns.tolist(), strict=True))) for stage, rows, columns, _ in calls] == [
+        (stage, front) for front in fronts for stage in range(stages)
+    ]
+    assert (codes >= 0).all()
+    scan_known(prior, level, context, codes, lambda stage, *arrays: again.append((np.array(stage), *arrays)))
+    assert all(np.array_equal(a, b) for one, other in zip(calls, again, strict=True) for a, b in zip(one, other, strict=True))
 
 
 def test_payload_lengths_that_cannot_be_are_refused() -> None:
@@ -126,19 +186,41 @@ def test_codes_that_do_not_fit_are_refused() -> None:
             bitstream.write(prior, codes._replace(top=top), 40, 40, 100)
 
 
-@pytest.mark.parametrize(
-    "name", ["top.first", "middle.context.0.spatial", "middle.context.up", "bottom.trunk.0.mix", "bottom.head.1.logits"]
-)
-@pytest.mark.parametrize("sign", [1, -1])
-def test_bound_is_exact_and_names_layer_and_channel(name: str, sign: int) -> None:
-    tensors = tensors_of()
-    shift, weight = int(tensors[f"{name}.shift"]), tensors[f"{name}.weight"].astype(int)
-    largest = EXACT_LIMIT - 127 * int(np.abs(weight[:, 1]).sum()) - ((1 << shift) >> 1)
-    tensors[f"{name}.bias"][1] = sign * largest
+@given(st.sampled_from(layers_of(tensors_of())), st.integers(0, 1000), seeds, st.sampled_from([1, -1]), st.integers(1, 1 << 30))
+def test_bound_is_exact_and_names_layer_and_channel(name: str, index: int, seed: int, sign: int, excess: int) -> None:
+    """Any channel of any layer may use the bound up, and not by one more."""
+    tensors = up_to_the_bound(np.random.default_rng(seed), tensors_of(seed))
+    most, bias = room(tensors, name), tensors[f"{name}.bias"]
+    channel = index % len(bias)
+    bias[channel] = sign * most[channel]
     Prior.from_tensors(tensors, SMALL)
-    tensors[f"{name}.bias"][1] = sign * (largest + 1)
-    with pytest.raises(InvalidModelError, match=rf"{name} is not exact: channel 1 "):
-        Prior.from_tensors(tensors, SMALL)
+    for over in {1, excess}:
+        bias[channel] = sign * (most[channel] + over)
+        with pytest.raises(InvalidModelError, match=rf"{name} is not exact: channel {channel} can reach {EXACT_LIMIT + over},"):
+            Prior.from_tensors(tensors, SMALL)
+
+
+@pytest.mark.parametrize("rows", [1041, 2000])
+def test_weights_alone_can_break_the_bound(rows: int) -> None:
+    tensors = {"it.weight": np.full((rows, 3), 1, np.int8), "it.bias": np.zeros(3, np.int32), "it.shift": np.array(0, np.int32)}
+    Reader(tensors).layer("it", rows, 3)
+    tensors["it.weight"][:, 2] = -127
+    with pytest.raises(InvalidModelError, match=rf"it is not exact: channel 2 can reach {127 * 127 * rows},"):
+        Reader(tensors).layer("it", rows, 3)
+
+
+def test_a_model_folder_that_breaks_the_bound_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "model", tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / PRIOR)
+    tensors["middle.first.bias"][5] = 1 << 24
+    save_file(tensors, tmp_path / "model" / PRIOR)
+    (tmp_path / "a.png").write_bytes(image.write(noise(8, 8)))
+    with pytest.raises(InvalidModelError, match=r"middle\.first is not exact: channel 5 "):
+        load_model(tmp_path / "model").prior  # noqa: B018 - opens it
+    result = vqcodec("compress", "a.png", "-m", "model", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"middle.first is not exact: channel 5 " in result.stderr
+    assert not (tmp_path / "a.vq").exists()
 
 
 def test_weight_of_minus_128_is_refused() -> None:

@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
 from typing import NoReturn, ParamSpec
@@ -20,6 +21,8 @@ POSITIVE = click.FloatRange(0, min_open=True)
 SIGNALLED, BROKEN_PIPE = 128, 141  # exit codes by the convention of shells
 P = ParamSpec("P")
 
+_received: list[int] = []  # the signal that ends this command, once there is one
+
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Prints a `VQCodecError` in one line on stderr and exits with 1; signals end the command as `stop` does."""
@@ -28,7 +31,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         stop_on_signals()
         try:
-            command(*args, **kwargs)
+            with _signals_first():
+                command(*args, **kwargs)
         except BrokenPipeError:  # whoever read our output has enough of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
             sys.exit(BROKEN_PIPE)
@@ -44,6 +48,17 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+@contextmanager
+def _signals_first() -> Iterator[None]:
+    """A signal ends the command as one even where a library made another error of it: the import of ONNX Runtime does."""
+    try:
+        yield
+    except Exception:
+        if _received:
+            sys.exit(SIGNALLED + _received[0])
+        raise
+
+
 def fail(message: str) -> NoReturn:
     """Says it in one line on stderr and exits with 1."""
     click.echo(f"vqcodec: {' '.join(message.split())}", err=True)
@@ -52,6 +67,7 @@ def fail(message: str) -> NoReturn:
 
 def stop_on_signals() -> None:
     """Makes signals unwind the stack, so that temporary files go; leaves alone what somebody else handles or ignores."""
+    _received.clear()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -63,6 +79,7 @@ def stop(number: int, frame: FrameType | None) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _received.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt  # the bench sums up before it ends
     sys.exit(SIGNALLED + number)

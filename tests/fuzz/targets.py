@@ -20,10 +20,12 @@ from PIL import Image as Pillow
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Edit
 from tests.support import GOLDEN, noise, swapped
-from vqcodec import codec, image
+from vqcodec import bitstream, codec, container, image
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
+from vqcodec.layers import int64_product
 from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
+from vqcodec.prior import Prior
 
 MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
 
@@ -127,10 +129,13 @@ def with_file(name: str, data: bytes) -> Model:
 
 
 def use_prior(data: bytes) -> None:
-    """A spoilt prior codes and decodes, if it is taken."""
+    """A spoilt prior codes and decodes, if it is taken, and does so in other arithmetic too."""
     opened, codes = with_file(PRIOR, data), small_picture()[1]
-    again = codec.decode_codes(codec.pack_codes(codes, 64, 64, 50, opened), opened)
+    made = codec.pack_codes(codes, 64, 64, 50, opened)
+    again = codec.decode_codes(made, opened)
     assert all(np.array_equal(a, b) for a, b in zip(codes, again, strict=True))
+    payloads = bitstream.write(Prior(opened.prior.levels, int64_product), codes, 64, 64, 5000)
+    assert [section.payload for section in container.unpack(made).sections] == payloads
 
 
 def use_weights(data: bytes) -> None:
