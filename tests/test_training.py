@@ -287,10 +287,10 @@ def test_all_paths_find_the_best_codes() -> None:
     best = torch.full((20,), float("inf"))
     with torch.no_grad():
         first, second = [hidden(context) for hidden in quantizer.hidden]
-        bits_of_first = -LOG2_E * quantizer.log_probabilities(0, first, torch.zeros(20, 4))
+        bits_of_first = -LOG2_E * quantizer.raw_logits(0, first, torch.zeros(20, 4)).log_softmax(-1)
         for code in range(64):
             total = quantizer.codebooks[0, code].expand(20, 4)
-            bits = bits_of_first[:, code, None] - LOG2_E * quantizer.log_probabilities(1, second, total)
+            bits = bits_of_first[:, code, None] - LOG2_E * quantizer.raw_logits(1, second, total).log_softmax(-1)
             distance = torch.cdist(latents - total, quantizer.codebooks[1]).square()
             best = torch.minimum(best, (bits + distance).min(1).values)
     assert torch.allclose(found.distance + found.bits, best, atol=1e-3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import IMAGES, Array, load_image, random_codes
+from tests.support import IMAGES, Array, load_image, make_config, random_codes
 from vqcodec import codec, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
@@ -27,7 +29,7 @@ def smooth(height: int, width: int) -> Array:
 
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes any image go through in small tiles from here on."""
-    monkeypatch.setattr(transform, "grid", lambda height, width, halo: (-(-height // TILE), -(-width // TILE)))
+    monkeypatch.setattr(transform, "grid", lambda height, width, halo, limit: (-(-height // TILE), -(-width // TILE)))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 12))
@@ -48,15 +50,36 @@ def test_spans_cover_a_side_exactly_once(length: int, count: int, reach: int) ->
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 4))
 def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -> None:
     height, width, halo = height * ALIGNMENT, width * ALIGNMENT, reach * ALIGNMENT
-    tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo)]
-    assert max(tiles) <= transform.PASS_PIXELS
-    assert len(tiles) == 1 or height * width > transform.PASS_PIXELS
-    assert sum(tiles) <= 1.7 * height * width
+    limit = transform.ENCODE_PIXELS
+    tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo, limit)]
+    assert max(tiles) <= limit
+    assert len(tiles) == 1 or height * width > limit
+    assert sum(tiles) <= 1.8 * height * width
 
 
-def test_tiles_never_get_smaller_than_the_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform, "PASS_PIXELS", ALIGNMENT**2)
-    assert grid(3 * ALIGNMENT, 5 * ALIGNMENT, ALIGNMENT) == (3, 5)
+def test_tiles_never_get_smaller_than_the_alignment() -> None:
+    assert grid(3 * ALIGNMENT, 5 * ALIGNMENT, ALIGNMENT, ALIGNMENT**2) == (3, 5)
+
+
+@pytest.mark.parametrize(("side", "effort", "paths"), [(64, 3, 4), (64, 9, 16), (1024, 9, 4), (1024, 0, 1), (2048, 9, 2), (2048, 0, 1)])
+def test_the_search_keeps_fewer_paths_on_large_images(side: int, effort: int, paths: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Session:
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="image"), SimpleNamespace(name="paths")]
+
+        def run(self, _: None, inputs: dict[str, Array], options: object) -> list[Array]:
+            asked.append(len(inputs["paths"]))
+            return [
+                np.zeros((level.stages, *size), np.int32)
+                for level, size in zip(levels, map_sizes(*inputs["image"].shape[1:3]), strict=True)
+            ]
+
+    config = make_config(3, (1, 1, 1), (2, 2, 2), 1).transform
+    levels = config.levels
+    transform.Transform(config, Session, Session).encode(np.zeros((side, side, 3), np.uint8), 5000, effort)
+    assert set(asked) == {paths}
 
 
 def test_halos_are_aligned_and_grow_with_depth(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +153,9 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
     image = np.tile(np.concatenate([photograph, photograph[::-1]]), (2, 3, 1))[:1300, :1500]
     whole = default_model.encode(image, 50)
     picture = default_model.decode(whole, *image.shape[:2], 50).astype(int)
-    monkeypatch.setattr(transform, "PASS_PIXELS", 1 << 19)
+    monkeypatch.setattr(transform, "TILED_PATHS", 4)
+    monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 19)
+    monkeypatch.setattr(transform, "DECODE_PIXELS", 1 << 19)
     assert differing(whole, default_model.encode(image, 50)) < 1e-4
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
 
@@ -165,8 +190,8 @@ def there_and_back(height: int, width: int, model: Model) -> None:
 
 def test_memory_is_given_back_after_tiles(model: Model) -> None:
     """The last of several tiles, and no other one, asks the session for that."""
-    for size, tiles in (((64, 64), 1), ((3000, 2000), 4)):
-        lasts = [last for _, _, last in transform._tiles(*map(transform._aligned, size), 64)]
+    for size, tiles in (((64, 64), 1), ((3000, 2000), 8)):
+        lasts = [last for _, _, last in transform._tiles(*map(transform._aligned, size), 64, 1 << 20)]
         assert lasts == [False] * (tiles - 1) + [tiles > 1]
 
 

@@ -27,7 +27,9 @@ Image = NDArray[np.uint8]
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
 DEFAULT_EFFORT = 3
 
-PASS_PIXELS = 2 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
+ENCODE_PIXELS, DECODE_PIXELS = 9 << 17, 3 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
+SEARCHED = 4 << 20  # pixels times paths at most: the search for codes takes 0.13 kB for each
+TILED_PATHS = 2  # at most, where there are several tiles
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -48,15 +50,15 @@ def spans(length: int, count: int, halo: int) -> list[Span]:
     ]
 
 
-def grid(height: int, width: int, halo: int) -> tuple[int, int]:
-    """How many tiles down and across: those that with their halos add up to the fewest pixels, with `PASS_PIXELS` in each at most.
+def grid(height: int, width: int, halo: int, limit: int) -> tuple[int, int]:
+    """How many tiles down and across: those that with their halos add up to the fewest pixels, with `limit` of them in each at most.
 
     Tiles never get smaller than the alignment, even where that is too large.
     """
     found = [(0, height // ALIGNMENT, width // ALIGNMENT)]
     for down in range(1, height // ALIGNMENT + 1):
         tallest = min(height, _aligned(-(-height // down)) + halo * min(2, down - 1))
-        room = PASS_PIXELS // tallest // ALIGNMENT * ALIGNMENT
+        room = limit // tallest // ALIGNMENT * ALIGNMENT
         if width > room and room <= 2 * halo:
             continue
         across = 1 if width <= room else -(-width // (room - 2 * halo))
@@ -109,13 +111,16 @@ class Transform:
     def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
         """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes.
 
-        Models of the oldest exports search greedily at any effort.
+        Large images are searched with less effort, so that memory stays bounded. Models of the oldest exports search greedily at any.
         """
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
-        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo):
+        tiles = list(_tiles(_aligned(height), _aligned(width), self.encode_halo, ENCODE_PIXELS))
+        most = TILED_PATHS if len(tiles) > 1 else SEARCHED // (height * width)
+        paths = np.zeros(min(PATHS[effort], most), np.float32)
+        for rows, columns, last in tiles:
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
-            inputs = {"image": tile[None], "quality": _quality(quality), "paths": np.zeros(PATHS[effort], np.float32)}
+            inputs = {"image": tile[None], "quality": _quality(quality), "paths": paths}
             found = _run(self.encoder, {given.name: inputs[given.name] for given in self.encoder.get_inputs()}, last)
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
@@ -127,7 +132,7 @@ class Transform:
         image = np.empty((height, width, 3), np.uint8)
         keep = (np.arange(3) < levels).astype(np.float32)
         rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo):
+        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
@@ -168,9 +173,9 @@ def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
         raise InvalidModelError(f"the model's graph fails: {str(error).splitlines()[0]}; export the model again") from error
 
 
-def _tiles(height: int, width: int, halo: int) -> Iterator[tuple[Span, Span, bool]]:
+def _tiles(height: int, width: int, halo: int, limit: int) -> Iterator[tuple[Span, Span, bool]]:
     """Rows and columns of each tile, and whether it is the last of several."""
-    rows_of_tiles, columns_of_tiles = grid(height, width, halo)
+    rows_of_tiles, columns_of_tiles = grid(height, width, halo, limit)
     down, across = spans(height, rows_of_tiles, halo), spans(width, columns_of_tiles, halo)
     for rows in down:
         for columns in across:

@@ -47,11 +47,11 @@ class ResidualQuantizer(nn.Module):
             self.codebooks.requires_grad_(False)
             self.register_buffer("sums", torch.zeros(stages, size, dim), persistent=True)
 
-    def log_probabilities(self, stage: int, hidden: Tensor, quantized: Tensor) -> Tensor:
-        """ln p(k | context, sum of the earlier stages): what `hidden` makes of the context (N, C), and the sum (N, D) -> (N, K)."""
+    def raw_logits(self, stage: int, hidden: Tensor, quantized: Tensor) -> Tensor:
+        """Logits of p(k | context, sum of the earlier stages) in nats: the context's `hidden` (N, C) and the sum (N, D) -> (N, K)."""
         if stage:
             hidden = hidden + self.from_sum[stage - 1](quantized)
-        return F.log_softmax(self.logits[stage](F.leaky_relu(hidden, 0.1)).float(), dim=-1)
+        return self.logits[stage](F.leaky_relu(hidden, 0.1)).float()
 
     def forward(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int = 1) -> Quantized:
         """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
@@ -63,7 +63,7 @@ class ResidualQuantizer(nn.Module):
         total = torch.zeros_like(latents)  # sum of the chosen vectors, with gradient to the codebooks
         bits = latents.new_zeros(latents.shape[0])
         for stage in range(self.config.stages):
-            log_p = self.log_probabilities(stage, self.hidden[stage](context), total.detach())
+            log_p = F.log_softmax(self.raw_logits(stage, self.hidden[stage](context), total.detach()), -1)
             bits = bits - log_p.gather(1, codes[:, stage, None])[:, 0] * LOG2_E
             total = total + F.embedding(codes[:, stage], self.codebooks[stage])
         if self.training:
@@ -82,8 +82,8 @@ class ResidualQuantizer(nn.Module):
         history = rows.new_zeros(count, 0)
         kept = 1
         for stage in range(self.config.stages):
-            log_p = self.log_probabilities(stage, self.hidden[stage](context).index_select(0, rows), total)
-            table = self._continued(stage, cost, residual, log_p.mul_(-rate_weight * LOG2_E)).view(count, kept * size)
+            logits = self.raw_logits(stage, self.hidden[stage](context).index_select(0, rows), total)
+            table = self._continued(stage, cost, residual, logits, rate_weight * LOG2_E).view(count, kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False)
             which = ((best.float() + 0.5) / size).long()  # of the position's paths; // would cost an export twice the operators
@@ -96,14 +96,18 @@ class ResidualQuantizer(nn.Module):
             kept = following
         return history
 
-    def _continued(self, stage: int, cost: Tensor, residual: Tensor, bits: Tensor) -> Tensor:
-        """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and `bits` (N, K)."""
+    def _continued(self, stage: int, cost: Tensor, residual: Tensor, logits: Tensor, weight: float | Tensor) -> Tensor:
+        """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and bits by `logits` (N, K)."""
         codebook = self.codebooks[stage].detach()
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
-            # -2 r.e + |e|^2 + cost as one product: sums of such tables would cost more than the product does
+            # -2 r.e + |e|^2 + cost - weight * logits as one product: each such table takes as much memory as all else together
+            most = logits.amax(-1, keepdim=True)  # by hand: ONNX Runtime's own ReduceLogSumExp takes ten times as long
+            cost = cost + weight * ((logits - most).exp().sum(-1).log() + most[:, 0])
             left = torch.cat([F.pad(residual, (0, 1), value=-0.5), -0.5 * cost[:, None]], 1)
             right = torch.cat([codebook, F.pad(codebook.square().sum(-1, keepdim=True), (0, 1), value=1)], 1)
-            return torch.addmm(bits, left, right.T, alpha=-2.0)
+            if isinstance(weight, Tensor):
+                return torch.addmm(logits.mul_(-weight), left, right.T, alpha=-2.0)
+            return torch.addmm(logits, left, right.T, beta=-weight, alpha=-2.0)
 
     @torch.no_grad()
     def _count(self, chosen: Tensor) -> None:
