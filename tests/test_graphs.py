@@ -123,7 +123,7 @@ HOSTILE = {
 def test_a_hostile_graph_is_one_error(name: str, action: Callable[[Any], object], folder: Path) -> None:
     change(folder, name, action)
     with pytest.raises(InvalidModelError, match=HOSTILE[action]) as caught:
-        _ = load_model(folder).transform.encoder, load_model(folder).transform.decoder
+        _ = load_model(folder).transform.encoder(), load_model(folder).transform.decoder()
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -109,7 +109,7 @@ def test_damaged_file(folder: Path, name: str, damage: Callable[[bytes], bytes])
 
 def use(model: Model, name: str) -> object:
     """Opens the part that needs a file: parts open when they are first used."""
-    return model.prior if name == PRIOR else (model.transform.encoder, model.transform.decoder)
+    return model.prior if name == PRIOR else (model.transform.encoder(), model.transform.decoder())
 
 
 @pytest.mark.parametrize("name", [PRIOR, WEIGHTS])

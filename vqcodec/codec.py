@@ -44,6 +44,8 @@ def compress(
     """
     opened = open_model(model)
     rgb, extras = take_apart(image, metadata, max_pixels)
+    opened.transform.encoder.begin()
+    _ = opened.prior  # read meanwhile
     return pack_codes(opened.encode(rgb, quality, effort), rgb.shape[0], rgb.shape[1], quality, opened, extras)
 
 
@@ -78,6 +80,7 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
     held = container.unpack(data, levels)
     _check(held, max_pixels)
     opened = find_model(held.model_id, model)
+    opened.transform.decoder.begin()
     codes = bitstream.read(opened.prior, held.levels[:levels], held.height, held.width, held.quality)
     rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
     alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None

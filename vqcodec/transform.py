@@ -12,7 +12,8 @@ shown them: all of the receptive field, or the part of it that has a say (`MAX_H
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from concurrent.futures import Future
+from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,22 +92,41 @@ def pad(image: Image) -> Image:
     return np.pad(image, ((0, -height % ALIGNMENT), (0, -width % ALIGNMENT), (0, 0)), mode="edge")
 
 
+class Later:
+    """A session of ONNX Runtime that a thread of its own opens: from `begin` on, at the latest when it is asked for.
+
+    Opening takes a tenth of a second and lets other Python code run meanwhile.
+    """
+
+    def __init__(self, opener: Callable[[], Any]):
+        self._opener, self._lock, self._begun = opener, Lock(), False
+        self._session: Future[Any] = Future()
+
+    def begin(self) -> None:
+        """Starts opening, once."""
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if not begun:
+            Thread(target=self._open).start()
+
+    def __call__(self) -> Any:
+        """The session; raises what opening it raised."""
+        self.begin()
+        return self._session.result()
+
+    def _open(self) -> None:
+        try:
+            self._session.set_result(self._opener())
+        except BaseException as error:
+            self._session.set_exception(error)
+
+
 class Transform:
-    """The encoder and decoder graphs of one model: sessions of ONNX Runtime, each opened when it is first used."""
+    """The encoder and decoder graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before."""
 
     def __init__(self, config: TransformConfig, open_encoder: Callable[[], Any], open_decoder: Callable[[], Any]):
-        self.config, self._open_encoder, self._open_decoder = config, open_encoder, open_decoder
+        self.config, self.encoder, self.decoder = config, Later(open_encoder), Later(open_decoder)
         self.encode_halo, self.decode_halo = halos(config)
-
-    @cached_property
-    def encoder(self) -> Any:
-        """The session of the encoder."""
-        return self._open_encoder()
-
-    @cached_property
-    def decoder(self) -> Any:
-        """The session of the decoder."""
-        return self._open_decoder()
 
     def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
         """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes.
@@ -118,10 +138,11 @@ class Transform:
         tiles = list(_tiles(_aligned(height), _aligned(width), self.encode_halo, ENCODE_PIXELS))
         most = TILED_PATHS if len(tiles) > 1 else SEARCHED // (height * width)
         paths = np.zeros(min(PATHS[effort], most), np.float32)
+        encoder = self.encoder()
         for rows, columns, last in tiles:
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             inputs = {"image": tile[None], "quality": _quality(quality), "paths": paths}
-            found = _run(self.encoder, {given.name: inputs[given.name] for given in self.encoder.get_inputs()}, last)
+            found = _run(encoder, {given.name: inputs[given.name] for given in encoder.get_inputs()}, last)
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
@@ -136,7 +157,7 @@ class Transform:
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = _picture(_run(self.decoder, inputs, last), rows.stop - rows.start, columns.stop - columns.start)
+            tile = _picture(_run(self.decoder(), inputs, last), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image

@@ -44,7 +44,7 @@ class Target(NamedTuple):
 def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDEN / "model")
-    _ = opened.prior, opened.transform.encoder, opened.transform.decoder
+    _ = opened.prior, opened.transform.encoder(), opened.transform.decoder()
     return opened
 
 
