@@ -35,7 +35,7 @@ PRESETS = {
                 decoder_depths=(4, 8, 5, 2),
                 levels=(LevelConfig(2, 512, 16), LevelConfig(3, 512, 24), LevelConfig(6, 512, 32)),
                 lambda_min=24.0,
-                lambda_max=2400.0,
+                lambda_max=4000.0,
                 anchors=5,
             ),
             PriorConfig(channels=96, trunk_blocks=(3, 4, 5), context_blocks=(3, 3), quality_anchors=9),
