@@ -107,6 +107,8 @@ class Later:
         with self._lock:
             begun, self._begun = self._begun, True
         if not begun:
+            import onnxruntime  # noqa: F401 - here, and not on the thread: signals must reach who imports, or it goes on regardless
+
             Thread(target=self._open).start()
 
     def __call__(self) -> Any:
