@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.support import GOLDEN, noise
-from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError
+from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
 from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
 
 
@@ -143,3 +143,8 @@ def test_encode_takes_only_rgb_bytes(image: np.ndarray, model: Model) -> None:
 def test_quality_outside_is_refused(quality: float, model: Model) -> None:
     with pytest.raises(ValueError, match="outside"):
         model.encode(noise(8, 8), quality)
+
+
+def test_an_error_without_words_has_its_name() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(RuntimeError("")) == "RuntimeError"

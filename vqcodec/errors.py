@@ -71,3 +71,8 @@ class BenchError(VQCodecError):
 
 class MissingLibraryError(BenchError):
     """A peer's library is not installed; the bench goes on without that peer."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first, or its kind where it says nothing: ONNX Runtime raises such."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -23,7 +23,7 @@ from vqcodec import graphs, limits
 from vqcodec.codes import Codes
 from vqcodec.config import QUALITY_STEPS, ModelConfig
 from vqcodec.container import MODEL_ID_BYTES
-from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError
+from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
 from vqcodec.transform import DEFAULT_EFFORT, PATHS, Image, Transform
 
@@ -99,7 +99,7 @@ class Model:
             # without the fallback, which prints to standard output and tries the same again
             session = onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no exception class of its own
-            raise InvalidModelError(f"the model's {name} cannot be opened: {str(error).splitlines()[0]}; export the model again") from error
+            raise InvalidModelError(f"the model's {name} cannot be opened: {first_line(error)}; export the model again") from error
         session.weights = values  # it reads them where they are, so they must live as long
         return session
 

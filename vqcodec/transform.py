@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
-from vqcodec.errors import InvalidModelError
+from vqcodec.errors import InvalidModelError, first_line
 
 Image = NDArray[np.uint8]
 
@@ -193,7 +193,7 @@ def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own
-        raise InvalidModelError(f"the model's graph fails: {str(error).splitlines()[0]}; export the model again") from error
+        raise InvalidModelError(f"the model's graph fails: {first_line(error)}; export the model again") from error
 
 
 def _tiles(height: int, width: int, halo: int, limit: int) -> Iterator[tuple[Span, Span, bool]]:
