@@ -23,7 +23,7 @@ from vqcodec.prior import Prior
 from vqcodec.scan import scan, scan_known
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
-SPARE_BITS = 256  # what symbols may still take when a decoder has its last word: it is two words ahead, and sums are rounded
+SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -83,14 +83,13 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    bits = float(SPARE_BITS)
+    bits = 32.0 * len(words) + SPARE_BITS
 
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         nonlocal bits
         symbols = decoder.decode(FAMILY, freqs)
         code_map[stage, rows, columns] = symbols
-        if decoder.maybe_exhausted():  # words that are not there would read as zeros without end
-            bits -= least_bits(freqs, symbols)
+        bits -= least_bits(freqs, symbols)
         if bits < 0:
             raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")
         return symbols
