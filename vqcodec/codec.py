@@ -80,8 +80,11 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
     held = container.unpack(data, levels)
     _check(held, max_pixels)
     opened = find_model(held.model_id, model)
-    opened.transform.decoder.begin()
-    codes = bitstream.read(opened.prior, held.levels[:levels], held.height, held.width, held.quality)
+    maps: list[CodeMap] = []
+    for code_map in bitstream.read_levels(opened.prior, held.levels[:levels], held.height, held.width, held.quality):
+        opened.transform.decoder.begin()  # beside the finer levels, once the top one is intact
+        maps.append(code_map)
+    codes = bitstream.complete(opened.prior, maps, held.height, held.width)
     rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
     alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
     return channels.join(rgb, held.gray, alpha)
