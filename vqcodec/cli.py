@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from vqcodec import __version__, console, files, limits, workshop
-from vqcodec.config import LEVELS
+from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.console import takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError
@@ -41,7 +41,9 @@ def main() -> None:
 @click.option("--target-size", metavar="BYTES", callback=size, help="The best quality with at most that many bytes, such as 20k.")
 @click.option("--target-psnr", type=POSITIVE, callback=number, help="The smallest file with at least that PSNR in dB.")
 @click.option("--target-mse", type=POSITIVE, callback=number, help="The smallest file with at most that MSE.")
-@click.option("--effort", type=click.IntRange(0, 9), default=3, show_default=True, help="How long to search: 0 is quick, 9 saves bits.")
+@click.option(
+    "--effort", type=click.IntRange(0, 9), default=DEFAULT_EFFORT, show_default=True, help="How long to search: 0 is quick, 9 saves bits."
+)
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
 @MAX_PIXELS

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from vqcodec import bitstream, channels, container, limits
 from vqcodec.codes import CodeMap, Codes, map_sizes
-from vqcodec.config import LEVELS
+from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import DamagedError, ImageError, WrongModelError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
-from vqcodec.transform import DEFAULT_EFFORT, Image
+from vqcodec.transform import Image
 
 ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vqcodec import files
+from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.limits import MAX_PIXELS, input_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CompressOptions:
     keep_metadata: bool = False
     model: str | None = None
     max_pixels: int = MAX_PIXELS
-    effort: int = 3
+    effort: int = DEFAULT_EFFORT
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from safetensors.numpy import load as load_safetensors
 
 from vqcodec import graphs, limits
 from vqcodec.codes import Codes
-from vqcodec.config import QUALITY_STEPS, ModelConfig
+from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS, ModelConfig
 from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
-from vqcodec.transform import DEFAULT_EFFORT, PATHS, Image, Transform
+from vqcodec.transform import PATHS, Image, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from vqcodec import channels, metrics
 from vqcodec.codec import NO_METADATA, ModelLike, open_model, pack_codes, take_apart
 from vqcodec.codes import Codes
-from vqcodec.config import QUALITY_STEPS
+from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS
 from vqcodec.container import Metadata
 from vqcodec.errors import TargetError
 from vqcodec.limits import MAX_PIXELS
-from vqcodec.transform import DEFAULT_EFFORT, Image
+from vqcodec.transform import Image
 
 KINDS = ("bpp", "size", "psnr", "mse")
 TOLERANCE = 0.002  # of the size or the MSE: closer to the target than this, a better quality is not looked for

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
-from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
+from vqcodec.config import ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
 
 Image = NDArray[np.uint8]
 
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
-DEFAULT_EFFORT = 3
 
 ENCODE_PIXELS, DECODE_PIXELS = 9 << 17, 3 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
 SEARCHED = 4 << 20  # pixels times paths at most: the search for codes takes 0.13 kB for each

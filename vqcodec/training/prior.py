@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vqcodec.config import LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
+from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
 from vqcodec.training.export import runtime_transform
@@ -28,7 +28,7 @@ from vqcodec.training.pixelcnn import PixelCNN, Tensors
 from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.transform import BALANCE
 from vqcodec.training.vqvae import VQVAE
-from vqcodec.transform import DEFAULT_EFFORT, PATHS
+from vqcodec.transform import PATHS
 
 CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes

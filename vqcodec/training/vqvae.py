@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqcodec.config import TransformConfig
+from vqcodec.config import DEFAULT_EFFORT, TransformConfig
 from vqcodec.training.quantize import ResidualQuantizer
-from vqcodec.transform import DEFAULT_EFFORT, PATHS
+from vqcodec.transform import PATHS
 
 SLOPE = 0.1  # of the leaky ReLU
 TRAINING_PATHS = 2  # kept by the search for codes: most of the gain of more, at an eighth of a step's time
