@@ -15,15 +15,17 @@ import pytest
 onnx = pytest.importorskip("onnx")  # the codec itself never needs it
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from tests.support import DEFAULT_MODEL, GOLDEN, noise, run_python  # noqa: E402
+from tests.support import DEFAULT_MODEL, GOLDEN, GOLDENS, noise, run_python  # noqa: E402
 from vqcodec import graphs, limits  # noqa: E402
 from vqcodec.errors import InvalidModelError, VQCodecError  # noqa: E402
-from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model  # noqa: E402
+from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, load_model  # noqa: E402
+
+SPLIT = GOLDENS[1] / "model"  # the layout that is written
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(GOLDEN / "model", tmp_path / "copy"))
+    return Path(shutil.copytree(SPLIT, tmp_path / "copy"))
 
 
 def change(folder: Path, name: str, action: Callable[[Any], object]) -> None:
@@ -70,7 +72,7 @@ def offset_in_file(model: Any) -> None:
 
 
 def unknown_weight(model: Any) -> None:
-    next(tensor for tensor in model.graph.initializer if tensor.external_data).name = "shared.nothing"
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).name = "nothing"
 
 
 def outside_constant(model: Any) -> None:
@@ -108,7 +110,7 @@ HOSTILE = {
     unknown_operator: "Loop",
     outside_file: "passwd",
     offset_in_file: "4096",
-    unknown_weight: "shared.nothing",
+    unknown_weight: "nothing",
     outside_constant: "field 13",
     location_without_data: "plainly",
     data_without_location: "plainly",
@@ -119,17 +121,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("action", HOSTILE, ids=lambda action: action.__name__)
-@pytest.mark.parametrize("name", [ENCODE, DECODE])
+@pytest.mark.parametrize("name", [*ENCODERS, DECODE])
 def test_a_hostile_graph_is_one_error(name: str, action: Callable[[Any], object], folder: Path) -> None:
     change(folder, name, action)
+    transform = load_model(folder).transform
     with pytest.raises(InvalidModelError, match=HOSTILE[action]) as caught:
-        _ = load_model(folder).transform.encoder(), load_model(folder).transform.decoder()
+        _ = [part() for part in (*transform.encoders, transform.decoder)]
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("model", [pytest.param(DEFAULT_MODEL, marks=pytest.mark.weights), GOLDEN / "model"], ids=lambda path: path.name)
-@pytest.mark.parametrize("name", [ENCODE, DECODE])
+@pytest.mark.parametrize("model", [pytest.param(DEFAULT_MODEL, marks=pytest.mark.weights), SPLIT], ids=lambda path: path.name)
+@pytest.mark.parametrize("name", [*ENCODERS, DECODE])
 def test_the_walk_sees_what_the_package_onnx_sees(name: str, model: Path) -> None:
     """Every operator and every tensor of a real graph is visited, so that none can hide."""
     data = (model / name).read_bytes()
@@ -200,8 +203,9 @@ def test_every_truncation_of_a_graph_is_refused(folder: Path) -> None:
         assert length > start
 
 
-def test_bytes_in_the_runtimes_own_format_are_not_read_as_such(folder: Path, model: Model) -> None:
+def test_bytes_in_the_runtimes_own_format_are_not_read_as_such(folder: Path) -> None:
     """ONNX Runtime tells its other format by the bytes 4 to 8, which a graph can have in its first text."""
+    model = load_model(SPLIT)
     codes = model.encode(noise(40, 40), 50)
     (folder / DECODE).write_bytes(b"\x32\x06abORTM" + (folder / DECODE).read_bytes())
     assert np.array_equal(load_model(folder).decode(codes, 40, 40, 50), model.decode(codes, 40, 40, 50))
@@ -217,10 +221,10 @@ def test_outputs_of_another_type_are_one_error(kind: int, folder: Path) -> None:
         model.graph.node.append(helper.make_node("Cast", [name], ["other"], to=kind))
         model.graph.output[0].CopyFrom(helper.make_tensor_value_info("other", kind, None))
 
-    for name in (ENCODE, DECODE):
+    for name in (*ENCODERS, DECODE):
         change(folder, name, cast)
-    codes, model = load_model(GOLDEN / "model").encode(noise(40, 40), 50), load_model(folder)
-    with pytest.raises(InvalidModelError, match=r"encode\.onnx"):
+    codes, model = load_model(SPLIT).encode(noise(40, 40), 50), load_model(folder)
+    with pytest.raises(InvalidModelError, match="encoder"):
         model.encode(noise(40, 40), 50)
     with pytest.raises(InvalidModelError, match=r"decode\.onnx"):
         model.decode(codes, 40, 40, 50)
@@ -237,16 +241,10 @@ def test_outputs_of_another_shape_or_number_are_one_error(folder: Path) -> None:
         del model.graph.output[0]
         model.graph.output.append(helper.make_tensor_value_info("quality", TensorProto.FLOAT, [1]))
 
-    def far(model: Any) -> None:
-        """Codes of no codebook."""
-        model.graph.node.append(helper.make_node("Add", ["bottom", "bottom"], ["b2"]))
-        model.graph.node.append(helper.make_node("Neg", ["b2"], ["b3"]))
-        model.graph.output[2].CopyFrom(helper.make_tensor_value_info("b3", TensorProto.INT32, None))
-
-    codes = load_model(GOLDEN / "model").encode(noise(40, 40), 50)
-    for action, names in ((flatten, (ENCODE, DECODE)), (drop, (ENCODE, DECODE)), (far, (ENCODE,))):
-        for name in RUNTIME_FILES:
-            shutil.copy(GOLDEN / "model" / name, folder / name)
+    codes = load_model(SPLIT).encode(noise(40, 40), 50)
+    for action, names in ((flatten, (ENCODERS[0], DECODE)), (drop, (ENCODERS[0], DECODE)), (flatten, ENCODERS[1:]), (drop, ENCODERS[2:])):
+        for name in LAYOUTS[2]:
+            shutil.copy(SPLIT / name, folder / name)
         for name in names:
             change(folder, name, action)
         model = load_model(folder)
@@ -257,6 +255,20 @@ def test_outputs_of_another_shape_or_number_are_one_error(folder: Path) -> None:
                 model.decode(codes, 40, 40, 50)
 
 
+def test_codes_of_no_codebook_are_one_error(tmp_path: Path) -> None:
+    """In the first layout codes come from the graph."""
+
+    def far(model: Any) -> None:
+        model.graph.node.append(helper.make_node("Add", ["bottom", "bottom"], ["b2"]))
+        model.graph.node.append(helper.make_node("Neg", ["b2"], ["b3"]))
+        model.graph.output[2].CopyFrom(helper.make_tensor_value_info("b3", TensorProto.INT32, None))
+
+    folder = Path(shutil.copytree(GOLDEN / "model", tmp_path / "copy"))
+    change(folder, ENCODE, far)
+    with pytest.raises(InvalidModelError, match="encoder"):
+        load_model(folder).encode(noise(40, 40), 50)
+
+
 def test_a_graph_that_fails_says_nothing_on_stderr(folder: Path) -> None:
     """ONNX Runtime would log the failure itself; the error says it all."""
 
@@ -265,7 +277,7 @@ def test_a_graph_that_fails_says_nothing_on_stderr(folder: Path) -> None:
         model.graph.node.append(helper.make_node("Reshape", ["quality", "odd"], ["q7"]))
         model.graph.output.append(helper.make_tensor_value_info("q7", TensorProto.FLOAT, None))
 
-    change(folder, ENCODE, break_reshape)
+    change(folder, ENCODERS[0], break_reshape)
     script = f"""
 import numpy as np
 from vqcodec import VQCodecError, load_model
@@ -295,7 +307,7 @@ def test_numbers_that_are_none(value: object, folder: Path) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", [CARD, *RUNTIME_FILES])
+@pytest.mark.parametrize("name", [CARD, *LAYOUTS[2]])
 def test_files_of_a_model_are_bounded(name: str, folder: Path) -> None:
     limit = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}.get(name, limits.MAX_GRAPH)
     os.truncate(folder / name, limit + 1)  # a hole: it takes no disk
@@ -304,7 +316,7 @@ def test_files_of_a_model_are_bounded(name: str, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.parametrize("name", RUNTIME_FILES)
+@pytest.mark.parametrize("name", LAYOUTS[2])
 def test_pipes_and_devices_are_no_files_of_a_model(name: str, folder: Path) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)

@@ -12,15 +12,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.support import GOLDEN, noise
+from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
-from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
+
+BY_LAYOUT = [(golden, name) for golden, layout in zip(GOLDENS, LAYOUTS.values(), strict=True) for name in layout]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the golden model to spoil; opened models are kept by path, so each test gets its own."""
-    return Path(shutil.copytree(GOLDEN / "model", tmp_path / "copy"))
+    return copied(GOLDEN, tmp_path)
+
+
+def copied(golden: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(golden / "model", tmp_path / "copy"))
 
 
 def change_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -73,19 +79,21 @@ def test_wrong_configuration(folder: Path, change: Callable[[dict[str, Any]], ob
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", RUNTIME_FILES)
-def test_missing_file(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(("golden", "name"), BY_LAYOUT)
+def test_missing_file(golden: Path, name: str, tmp_path: Path) -> None:
+    folder = copied(golden, tmp_path)
     (folder / name).unlink()
     with pytest.raises(InvalidModelError, match=name):
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", RUNTIME_FILES)
-def test_id_changes_with_every_runtime_file(folder: Path, name: str, model: Model) -> None:
+@pytest.mark.parametrize(("golden", "name"), BY_LAYOUT)
+def test_id_changes_with_every_runtime_file(golden: Path, name: str, tmp_path: Path) -> None:
+    folder = copied(golden, tmp_path)
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
-    assert load_model(folder).id != model.id
+    assert load_model(folder).id != load_model(golden / "model").id
 
 
 def test_id_changes_with_the_configuration_and_not_with_the_rest_of_the_card(tmp_path: Path, model: Model) -> None:
@@ -99,8 +107,9 @@ def test_id_changes_with_the_configuration_and_not_with_the_rest_of_the_card(tmp
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"\xff" * len(data)])
-@pytest.mark.parametrize("name", RUNTIME_FILES)
-def test_damaged_file(folder: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(("golden", "name"), BY_LAYOUT)
+def test_damaged_file(golden: Path, name: str, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    folder = copied(golden, tmp_path)
     path = folder / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelError, match=name):
@@ -109,21 +118,26 @@ def test_damaged_file(folder: Path, name: str, damage: Callable[[bytes], bytes])
 
 def use(model: Model, name: str) -> object:
     """Opens the part that needs a file: parts open when they are first used."""
-    return model.prior if name == PRIOR else (model.transform.encoder(), model.transform.decoder())
+    transform = model.transform
+    return model.prior if name == PRIOR else ([encoder() for encoder in transform.encoders], transform.decoder(), transform.searches)
 
 
+@pytest.mark.parametrize("golden", GOLDENS)
 @pytest.mark.parametrize("name", [PRIOR, WEIGHTS])
-def test_missing_tensor(folder: Path, name: str) -> None:
+def test_missing_tensor(golden: Path, name: str, tmp_path: Path) -> None:
+    folder = copied(golden, tmp_path)
     tensors = load_file(folder / name)
     tensors.pop(max(tensors))
     save_file(tensors, folder / name)
     with pytest.raises(InvalidModelError):
-        use(load_model(folder), name)
+        load_model(folder).encode(noise(40, 40), 50) if name == WEIGHTS else load_model(folder).prior
 
 
-def test_swapped_graphs(folder: Path) -> None:
-    encode, decode = (folder / ENCODE).read_bytes(), (folder / DECODE).read_bytes()
-    (folder / ENCODE).write_bytes(decode)
+@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[1], name) for name in ENCODERS)])
+def test_swapped_graphs(golden: Path, first: str, tmp_path: Path) -> None:
+    folder = copied(golden, tmp_path)
+    encode, decode = (folder / first).read_bytes(), (folder / DECODE).read_bytes()
+    (folder / first).write_bytes(decode)
     (folder / DECODE).write_bytes(encode)
     with pytest.raises(ModelError):
         load_model(folder).encode(noise(40, 40), 50)

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from tests.support import GOLDEN, ROOT, SHARED, noise, vqcodec
 from vqcodec import image
 from vqcodec.errors import ImageError, InvalidModelError, OutputError
-from vqcodec.model import CARD, RUNTIME_FILES, load_model
+from vqcodec.model import CARD, LAYOUTS, load_model
 
 HOSTILE = SHARED / "robust" / "hostile"
 needs_suites = pytest.mark.skipif(not HOSTILE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
@@ -72,10 +72,10 @@ def test_a_folder_named_like_a_shipped_model_does_not_hide_it(tmp_path: Path, mo
 
 
 def test_a_model_exported_again_is_read_again(tmp_path: Path) -> None:
-    for name in (CARD, *RUNTIME_FILES):
+    for name in (CARD, *LAYOUTS[1]):
         (tmp_path / name).write_bytes((GOLDEN / "model" / name).read_bytes())
     before = load_model(tmp_path).id
-    (tmp_path / RUNTIME_FILES[0]).write_bytes(b"other")
+    (tmp_path / LAYOUTS[1][0]).write_bytes(b"other")
     assert load_model(tmp_path).id != before
 
 
@@ -92,7 +92,7 @@ def test_a_model_exported_again_is_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_configurations_are_refused(key: str, value: object, tmp_path: Path) -> None:
-    for name in (CARD, *RUNTIME_FILES):
+    for name in (CARD, *LAYOUTS[1]):
         (tmp_path / name).write_bytes((GOLDEN / "model" / name).read_bytes())
     card = json.loads((tmp_path / CARD).read_text())
     card["config"]["transform"][key] = value

@@ -26,7 +26,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model  # noqa: E402
+from vqcodec.training.export import export_model, runtime_transform  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
@@ -34,6 +34,8 @@ from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import exported_weights  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
+from vqcodec.training.vqvae import VQVAE  # noqa: E402
+from vqcodec.transform import PATHS  # noqa: E402
 
 TINY = PRESETS["tiny"].config
 CPU = World(torch.device("cpu"))
@@ -253,6 +255,37 @@ def test_a_training_starts_from_a_smaller_model(tmp_path: Path) -> None:
         TransformTrainer(replace(TINY.transform, widths=(12, 16, 16, 8)), Schedule(10, FOREVER), CPU, start=weights)
     with pytest.raises(TrainingError, match="no exported model"):
         exported_weights(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_export_finds_the_codes_that_torch_finds(plain: bool) -> None:
+    """Also of a level without stages, and of nearest neighbours whatever their rate."""
+    torch.manual_seed(3)
+    levels = (LevelConfig(0, 32, 4), *TINY.transform.levels[1:]) if plain else TINY.transform.levels
+    transform = VQVAE(replace(TINY.transform, levels=levels), plain).eval()
+    with torch.no_grad():
+        for name, parameter in transform.named_parameters():
+            if "posterior" in name:
+                parameter.mul_(4)
+            parameter.copy_(parameter.half().float())
+    image = load_image(IMAGES / "astronaut.png")[40:168, 60:220]
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    runtime = runtime_transform(transform)
+    for effort, paths in ((0, PATHS[0]), (3, PATHS[3])):
+        with torch.no_grad():
+            expected = transform.encode(pixels, torch.tensor([0.7]), paths)
+        found = runtime.encode(image, 7000, effort)
+        assert [code_map.shape for code_map in found] == [tuple(codes.shape[1:]) for codes in expected]
+        same = [(code_map == codes[0].numpy()).ravel() for code_map, codes in zip(found, expected, strict=True)]
+        assert np.concatenate(same).mean() > 0.999  # sums in another order tip a choice at times
+        assert len(np.unique(found.bottom)) > 4
+
+
+def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in (({"avx512_bf16": True}, True), ({"avx512_bf16": False, "avx2": True}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        with CPU.autocast():
+            assert torch.is_autocast_enabled("cpu") is expected
 
 
 def test_two_processes_average_to_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:

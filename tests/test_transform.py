@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import IMAGES, Array, load_image, make_config, random_codes
+from tests.support import GOLDENS, IMAGES, Array, load_image, random_codes
 from vqcodec import codec, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
-from vqcodec.model import Model
+from vqcodec.model import Model, load_model
 from vqcodec.transform import grid, halos, pad, spans
 
 TILE = 64
@@ -25,6 +23,12 @@ def smooth(height: int, width: int) -> Array:
     rows, columns = np.mgrid[:height, :width]
     waves = [np.sin(rows / (5 + 3 * channel) + columns / (9 - 2 * channel)) + np.cos(columns / 31) for channel in range(3)]
     return (128 + 50 * np.stack(waves, axis=2)).astype(np.uint8)
+
+
+@pytest.fixture(params=GOLDENS, ids=lambda path: path.name)
+def model(request: pytest.FixtureRequest) -> Model:
+    """The golden models of all layouts."""
+    return load_model(request.param / "model")
 
 
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +54,7 @@ def test_spans_cover_a_side_exactly_once(length: int, count: int, reach: int) ->
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 4))
 def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -> None:
     height, width, halo = height * ALIGNMENT, width * ALIGNMENT, reach * ALIGNMENT
-    limit = transform.ENCODE_PIXELS
+    limit = transform.PIECE
     tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo, limit)]
     assert max(tiles) <= limit
     assert len(tiles) == 1 or height * width > limit
@@ -59,27 +63,6 @@ def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -
 
 def test_tiles_never_get_smaller_than_the_alignment() -> None:
     assert grid(3 * ALIGNMENT, 5 * ALIGNMENT, ALIGNMENT, ALIGNMENT**2) == (3, 5)
-
-
-@pytest.mark.parametrize(("side", "effort", "paths"), [(64, 3, 4), (64, 9, 16), (1024, 9, 4), (1024, 0, 1), (2048, 9, 2), (2048, 0, 1)])
-def test_the_search_keeps_fewer_paths_on_large_images(side: int, effort: int, paths: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    class Session:
-        def get_inputs(self) -> list[SimpleNamespace]:
-            return [SimpleNamespace(name="image"), SimpleNamespace(name="paths")]
-
-        def run(self, _: None, inputs: dict[str, Array], options: object) -> list[Array]:
-            asked.append(len(inputs["paths"]))
-            return [
-                np.zeros((level.stages, *size), np.int32)
-                for level, size in zip(levels, map_sizes(*inputs["image"].shape[1:3]), strict=True)
-            ]
-
-    config = make_config(3, (1, 1, 1), (2, 2, 2), 1).transform
-    levels = config.levels
-    transform.Transform(config, Session, Session).encode(np.zeros((side, side, 3), np.uint8), 5000, effort)
-    assert set(asked) == {paths}
 
 
 def test_halos_are_aligned_and_grow_with_depth(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +136,7 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
     image = np.tile(np.concatenate([photograph, photograph[::-1]]), (2, 3, 1))[:1300, :1500]
     whole = default_model.encode(image, 50)
     picture = default_model.decode(whole, *image.shape[:2], 50).astype(int)
-    monkeypatch.setattr(transform, "TILED_PATHS", 4)
-    monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 19)
-    monkeypatch.setattr(transform, "DECODE_PIXELS", 1 << 19)
+    monkeypatch.setattr(transform, "PIECE", 1 << 19)
     assert differing(whole, default_model.encode(image, 50)) < 1e-4
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
 

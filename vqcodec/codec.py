@@ -44,7 +44,7 @@ def compress(
     """
     opened = open_model(model)
     rgb, extras = take_apart(image, metadata, max_pixels)
-    opened.transform.encoder.begin()
+    opened.transform.begin_encoding()
     _ = opened.prior  # read meanwhile
     return pack_codes(opened.encode(rgb, quality, effort), rgb.shape[0], rgb.shape[1], quality, opened, extras)
 

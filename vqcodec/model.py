@@ -1,8 +1,9 @@
 """A model folder: configuration, transform and prior, and the identity that files carry.
 
-A folder holds `model.json` (configuration and card), `encode.onnx` and `decode.onnx` (graphs without weights),
-`transform.safetensors` (their weights, once, in half precision) and `prior.safetensors` (integers).
-The id of a model is the beginning of the SHA-256 over its configuration and those four files.
+A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx` and
+`decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in half precision) and
+`prior.safetensors` (integers). In the first layout, which is read but no longer written, a single `encode.onnx` has the quantisers in it.
+The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
 
 from __future__ import annotations
@@ -11,28 +12,32 @@ import hashlib
 import json
 import os
 import stat
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from vqcodec import graphs, limits
 from vqcodec.codes import Codes
-from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS, ModelConfig
+from vqcodec.config import DEFAULT_EFFORT, LEVELS, QUALITY_STEPS, ModelConfig, TransformConfig
 from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
-from vqcodec.transform import PATHS, Image, Transform
+from vqcodec.search import Search
+from vqcodec.transform import PATHS, Image, Later, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
-RUNTIME_FILES = (DECODE, ENCODE, PRIOR, WEIGHTS)
-SHARED = "shared"  # weights are named `shared.`, `encode.` or `decode.` by the graphs that need them
-LIMITS = {CARD: limits.MAX_CARD, DECODE: limits.MAX_GRAPH, ENCODE: limits.MAX_GRAPH, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
-CARD_FORMAT = 1  # version of model.json itself
+ENCODERS = tuple(f"encode_{level}.onnx" for level in LEVELS)
+LAYOUTS = {1: (DECODE, ENCODE, PRIOR, WEIGHTS), 2: (DECODE, *ENCODERS, PRIOR, WEIGHTS)}  # runtime files by the card's format
+CARD_FORMAT = max(LAYOUTS)
+LIMITS = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
+LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS), limits.MAX_GRAPH)
 
 
 def quality_steps(quality: float) -> int:
@@ -58,7 +63,7 @@ class Model:
     @cached_property
     def transform(self) -> Transform:
         """The transform, whose graphs are opened when they are used; raises `InvalidModelError` where that fails."""
-        return Transform(self.config.transform, lambda: self._session(ENCODE), lambda: self._session(DECODE))
+        return open_transform(self.config.transform, self._files, self._tensors(WEIGHTS))
 
     def encode(self, image: Image, quality: float, effort: int = DEFAULT_EFFORT) -> Codes:
         """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100, searching with an effort of 0..9.
@@ -81,33 +86,45 @@ class Model:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InvalidModelError(f"the model's {name} cannot be read: {error}; copy or export the model again") from error
 
-    def _session(self, name: str) -> Any:
-        import onnxruntime
 
-        weights = self._tensors(WEIGHTS)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
-        options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
-        options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
-        needed = [key for key in weights if key.split(".", 1)[0] in (SHARED, Path(name).stem)]
-        types = graphs.check(self._files[name], name, frozenset(needed), WEIGHTS)
-        needed = [key for key in needed if key in types]
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key], types[key])) for key in needed]
-        try:
-            options.add_external_initializers(needed, values)
-            # without the fallback, which prints to standard output and tries the same again
-            session = onnxruntime.InferenceSession(self._files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        except Exception as error:  # ONNX Runtime has no exception class of its own
-            raise InvalidModelError(f"the model's {name} cannot be opened: {first_line(error)}; export the model again") from error
-        session.weights = values  # it reads them where they are, so they must live as long
-        return session
+def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]) -> Transform:
+    """The transform of graphs among `files` and weights, as they are in a folder; they are opened, and looked at, when they are used."""
+    split = ENCODE not in files
+    encoders = [Later(partial(_session, name, files, weights)) for name in (ENCODERS if split else (ENCODE,))]
+
+    @lru_cache(maxsize=1)
+    def searches() -> list[Search]:
+        widths = config.widths[::-1]  # of the context: that of the decoder's state
+        return [Search.from_tensors(weights, f"quantizers.{i}", level, widths[i]) for i, level in enumerate(config.levels)]
+
+    return Transform(config, encoders, searches if split else None, Later(partial(_session, DECODE, files, weights)))
+
+
+def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]) -> Any:
+    """Opens a graph, whose bytes are among `files`; raises `InvalidModelError`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
+    options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
+    options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
+    types = graphs.check(files[name], name, frozenset(weights), WEIGHTS)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key], kind)) for key, kind in types.items()]
+    try:
+        options.add_external_initializers(list(types), values)
+        # without the fallback, which prints to standard output and tries the same again
+        session = onnxruntime.InferenceSession(files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime has no exception class of its own
+        raise InvalidModelError(f"the model's {name} cannot be opened: {first_line(error)}; export the model again") from error
+    session.weights = values  # it reads them where they are, so they must live as long
+    return session
 
 
 def model_id(config: ModelConfig, files: dict[str, bytes]) -> bytes:
     """The first `MODEL_ID_BYTES` of the SHA-256 over the configuration and the runtime files in order of name."""
     digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True, separators=(",", ":")).encode())
-    for name in RUNTIME_FILES:
+    for name in sorted(files):
         digest.update(files[name])
     return digest.digest()[:MODEL_ID_BYTES]
 
@@ -130,7 +147,7 @@ def load_model(name_or_path: str | Path = "default") -> Model:
         if not (folder / CARD).is_file():
             known = ", ".join(model_names()) or "none"
             raise ModelNotFoundError(f"no model '{text}': neither a folder with a {CARD} nor one that comes with the package ({known})")
-        stamps = tuple(_stamp(folder / name, limit) for name, limit in LIMITS.items())
+        stamps = tuple(sorted((path.name, _stamp(path)) for path in folder.iterdir() if path.name in LIMITS))
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"the model '{text}' cannot be opened: {error}; copy or export it again") from error
     return _load(folder.resolve(), stamps)
@@ -141,22 +158,23 @@ def model_names() -> list[str]:
     return sorted(path.parent.name for path in models_folder().glob(f"*/{CARD}"))
 
 
-def _stamp(path: Path, limit: int) -> int:
+def _stamp(path: Path) -> int:
     """When a file was changed; refuses what is no file, or larger than a model's can be."""
-    found = path.stat()
+    found, limit = path.stat(), LIMITS[path.name]
     if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
         raise OSError(f"{path.name} is no file of at most {limit} bytes")
     return found.st_mtime_ns
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamps: tuple[int, ...]) -> Model:
+def _load(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Model:
     """Reads a folder; `stamps`, its files' times, keep an older reading from being served after an export."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        files = {name: (folder / name).read_bytes() for name in RUNTIME_FILES}
+        layout = card.get("format") if isinstance(card, dict) else None
+        if not isinstance(layout, int) or layout not in LAYOUTS:
+            raise InvalidModelError(f"{folder / CARD} is not of the formats {min(LAYOUTS)} to {max(LAYOUTS)}; export the model again")
+        files = {name: (folder / name).read_bytes() for name in LAYOUTS[layout]}
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidModelError(f"the model in {folder} is incomplete: {error}") from error
-    if not isinstance(card, dict) or card.get("format") != CARD_FORMAT:
-        raise InvalidModelError(f"{folder / CARD} is not of the format {CARD_FORMAT}; export the model again")
     return Model(str(card.get("name", folder.name)), ModelConfig.from_json(card.get("config")), card, files)

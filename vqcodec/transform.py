@@ -1,9 +1,12 @@
 """Pixels to codes and back: the exported transform in ONNX Runtime, tile by tile.
 
-Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles:
-`encode.onnx` image (1, H, W, 3) uint8, quality (1,) and paths (P,) -> top, middle, bottom int32 (S, h, w): the search for codes
-keeps P paths, whatever the values;
-`decode.onnx` those codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
+Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles, and what they take and
+give has names. One for each level's encoding: image (1, H, W, 3) uint8, quality (1,), the coarser levels' codes int32 (S, h, w) and what
+the graphs before it gave -> among others latents (h * w, D) and context (h * w, C), in which search.py finds the level's codes.
+`decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
+
+In models of the first layout (model.py) one graph encodes, search and all: image, quality and paths (P,) -> all codes. It keeps P
+paths, whatever the values.
 
 A large image goes through in tiles with a halo, so that memory is bounded and inner tiles see what the whole image would have
 shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`).
@@ -11,7 +14,7 @@ shown them: all of the receptive field, or the part of it that has a say (`MAX_H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -20,16 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
-from vqcodec.config import ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, TransformConfig
+from vqcodec.config import ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
+from vqcodec.search import Search
 
 Image = NDArray[np.uint8]
 
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
 
-ENCODE_PIXELS, DECODE_PIXELS = 9 << 17, 3 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
-SEARCHED = 4 << 20  # pixels times paths at most: the search for codes takes 0.13 kB for each
-TILED_PATHS = 2  # at most, where there are several tiles
+PIECE = 3 << 20  # pixels that go through the graphs in one piece, halos and all: about 0.5 GB of activations
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -123,42 +125,65 @@ class Later:
 
 
 class Transform:
-    """The encoder and decoder graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before."""
+    """The graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before.
 
-    def __init__(self, config: TransformConfig, open_encoder: Callable[[], Any], open_decoder: Callable[[], Any]):
-        self.config, self.encoder, self.decoder = config, Later(open_encoder), Later(open_decoder)
+    `encoders` are one for each level, and `searches` gives their quantisers; without, a single one gives the codes of all levels.
+    """
+
+    def __init__(self, config: TransformConfig, encoders: Sequence[Later], searches: Callable[[], Sequence[Search]] | None, decoder: Later):
+        self.config, self.encoders, self.searches, self.decoder = config, encoders, searches, decoder
         self.encode_halo, self.decode_halo = halos(config)
 
-    def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
-        """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes.
+    def begin_encoding(self) -> None:
+        """Starts opening what encoding needs."""
+        for encoder in self.encoders:
+            encoder.begin()
 
-        Large images are searched with less effort, so that memory stays bounded. Models of the oldest exports search greedily at any.
-        """
+    def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
+        """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes."""
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
-        tiles = list(_tiles(_aligned(height), _aligned(width), self.encode_halo, ENCODE_PIXELS))
-        most = TILED_PATHS if len(tiles) > 1 else SEARCHED // (height * width)
-        paths = np.zeros(min(PATHS[effort], most), np.float32)
-        encoder = self.encoder()
-        for rows, columns, last in tiles:
+        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, PIECE):
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
-            inputs = {"image": tile[None], "quality": _quality(quality), "paths": paths}
-            found = _run(encoder, {given.name: inputs[given.name] for given in encoder.get_inputs()}, last)
+            known = {"image": tile[None], "quality": _quality(quality)}
+            if self.searches:
+                found = self._search(known, rows, columns, PATHS[effort], last)
+            else:
+                known["paths"] = np.zeros(PATHS[effort], np.float32)
+                found = list(_run(self.encoders[0](), known, last).values())
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
         return Codes(*maps)
+
+    def _search(self, known: dict[str, Any], rows: Span, columns: Span, paths: int, last: bool) -> list[CodeMap]:
+        """The codes of a tile, whose image and quality are `known`; at the bottom without the halo's, on which nothing depends."""
+        assert self.searches is not None
+        found: list[CodeMap] = []
+        for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
+            known |= _run(encoder(), known, last)
+            height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
+            inside = (_kept(rows, stride), _kept(columns, stride)) if name == LEVELS[-1] else (slice(height), slice(width))
+            try:
+                latents, context = (known[key].reshape(height, width, -1)[inside] for key in ("latents", "context"))
+                codes = search(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths)
+            except (KeyError, ValueError, AttributeError) as error:
+                raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
+            known[name] = np.zeros((len(codes), height, width), np.int32)
+            known[name][:, inside[0], inside[1]] = codes.reshape(-1, *latents.shape[:2])
+            found.append(known[name])
+        return found
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero)."""
         image = np.empty((height, width, 3), np.uint8)
         keep = (np.arange(3) < levels).astype(np.float32)
         rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
+        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, PIECE):
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = _picture(_run(self.decoder(), inputs, last), rows.stop - rows.start, columns.stop - columns.start)
+            tile = _picture(list(_run(self.decoder(), inputs, last).values()), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image
@@ -169,7 +194,7 @@ class Transform:
             for code_map, level, size in zip(found, self.config.levels, map_sizes(height, width), strict=True):
                 check_codes(code_map, level, size)
         except (ValueError, AttributeError) as error:  # an output that is no array
-            raise InvalidModelError(f"the model's encode.onnx does not fit its configuration: {error}; export the model again") from error
+            raise InvalidModelError(f"the model's encoder does not fit its configuration: {error}; export the model again") from error
 
 
 def _picture(found: list[Any], height: int, width: int) -> Image:
@@ -179,8 +204,11 @@ def _picture(found: list[Any], height: int, width: int) -> Image:
     return found[0][0]
 
 
-def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
-    """Runs a graph; a model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back."""
+def _run(session: Any, known: dict[str, Any], last: bool) -> dict[str, Any]:
+    """Runs a graph on those of its inputs that are known, and gives its outputs, by their names.
+
+    A model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back.
+    """
     from onnxruntime import RunOptions
 
     options = RunOptions()
@@ -188,7 +216,9 @@ def _run(session: Any, inputs: dict[str, Any], last: bool) -> list[Any]:
     if last:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
-        return list(session.run(None, inputs, options))
+        inputs = {given.name: known[given.name] for given in session.get_inputs() if given.name in known}
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs, options), strict=True))
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own

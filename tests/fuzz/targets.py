@@ -19,12 +19,12 @@ from PIL import Image as Pillow
 
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Edit
-from tests.support import GOLDEN, noise, swapped
+from tests.support import GOLDEN, GOLDENS, noise, swapped
 from vqcodec import bitstream, codec, container, image
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
 from vqcodec.layers import int64_product
-from vqcodec.model import CARD, DECODE, ENCODE, PRIOR, RUNTIME_FILES, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
 from vqcodec.prior import Prior
 
 MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
@@ -44,7 +44,7 @@ class Target(NamedTuple):
 def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDEN / "model")
-    _ = opened.prior, opened.transform.encoder(), opened.transform.decoder()
+    _ = opened.prior, [part() for part in (*opened.transform.encoders, opened.transform.decoder)]
     return opened
 
 
@@ -109,23 +109,26 @@ class AnyNumber:
     __hash__ = None  # type: ignore[assignment]
 
 
+SPLIT = GOLDENS[1] / "model"  # of the layout that is written
+
+
 @cache
 def model_file(name: str) -> bytes:
     """A file of the tiny model."""
-    return (GOLDEN / "model" / name).read_bytes()
+    return (SPLIT / name).read_bytes()
 
 
 @cache
 def small_picture() -> Any:
     """A picture of one tile, and its codes."""
     picture = noise(64, 64)
-    return picture, model().encode(picture, 50)
+    return picture, load_model(SPLIT).encode(picture, 50)
 
 
 def with_file(name: str, data: bytes) -> Model:
     """The tiny model with one other file."""
-    opened = model()
-    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in RUNTIME_FILES}, name: data})
+    opened = load_model(SPLIT)
+    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in LAYOUTS[2]}, name: data})
 
 
 def use_prior(data: bytes) -> None:
@@ -139,24 +142,29 @@ def use_prior(data: bytes) -> None:
 
 
 def use_weights(data: bytes) -> None:
-    """Spoilt weights give other pictures, if they are taken."""
-    with_file(WEIGHTS, data).decode(small_picture()[1], 64, 64, 50)
+    """Spoilt weights give other pictures and codes, if they are taken."""
+    picture, codes = small_picture()
+    opened = with_file(WEIGHTS, data)
+    opened.decode(codes, 64, 64, 50)
+    opened.encode(picture, 50)
 
 
 def use_graph(data: bytes) -> None:
-    """A spoilt graph gives other pictures or codes, if it is taken."""
+    """A spoilt graph gives other pictures or codes, if it is taken; which one it is, names in it tell."""
     picture, codes = small_picture()
-    if b"ArgMin" in data:
-        with_file(ENCODE, data).encode(picture, 50)
-    else:
+    if b"keep" in data:
         with_file(DECODE, data).decode(codes, 64, 64, 50)
+        return
+    first, second, third = ENCODERS
+    name = first if b"image" in data else second if b"middle_features" in data else third
+    with_file(name, data).encode(picture, 50)
 
 
 @cache
 def folder() -> Path:
     """A copy of the tiny model, to spoil its card."""
     made = Path(tempfile.mkdtemp(prefix="vqcodec-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    for name in (CARD, *RUNTIME_FILES):
+    for name in (CARD, *LAYOUTS[2]):
         (made / name).write_bytes(model_file(name))
     return made
 
@@ -218,6 +226,6 @@ TARGETS = {
         Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 7),
         Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 6),
         Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 1),
-        Target("graph", lambda: [model_file(ENCODE), model_file(DECODE)], use_graph, mutations.apply, 1),
+        Target("graph", lambda: [model_file(name) for name in (*ENCODERS, DECODE)], use_graph, mutations.apply, 1),
     )
 }

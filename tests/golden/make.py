@@ -1,8 +1,9 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v1/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v2/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
-append-only: a change of the format gets a folder of its own, and this script is kept for that day.
+append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout (vqcodec/model.py), which is
+no longer written.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vqcodec.training.export import export_model  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v1"
+FOLDER = HERE / "v2"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level

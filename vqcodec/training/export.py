@@ -1,7 +1,7 @@
-"""Torch models to a model folder: two ONNX graphs, their weights once in half precision, the integer prior, the card.
+"""Torch models to a model folder: ONNX graphs, the weights once in half precision, the integer prior, the card.
 
-The graphs hold no weights: large initialisers become external ones, named alike in both graphs, and `transform.safetensors` holds
-them once, as float16. They are made float32 again and joined with the graphs when the model is opened.
+The graphs hold no weights: their large initialisers become external ones under the names that the torch model has for them, and
+`transform.safetensors` holds all of its parameters once, as float16. They are made float32 again when the model is opened.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnxscript import optimizer
 from safetensors.numpy import save_file
@@ -23,30 +25,60 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, PRIOR, SHARED, WEIGHTS
+from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, ENCODERS, PRIOR, WEIGHTS, open_transform
 from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
-from vqcodec.training.vqvae import VQVAE
-from vqcodec.transform import PATHS, Transform
+from vqcodec.training.vqvae import VQVAE, flat
+from vqcodec.transform import Transform
 
 OPSET = 18
-MAX_PATHS = max(PATHS)
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
 
 class EncodeGraph(nn.Module):
-    """image uint8 (1, H, W, 3), quality (1,), paths (P,) -> codes int32 (S, h, w) per level.
-
-    Only the length of `paths` counts: the number that the search for codes keeps.
-    """
+    """What is needed to find one level's codes: its `latents` (n, D) and their `context` (n, C), and what the graphs after it need."""
 
     def __init__(self, transform: VQVAE):
         super().__init__()
         self.transform = transform
 
-    def forward(self, image: Tensor, quality: Tensor, paths: Tensor) -> tuple[Tensor, ...]:
-        pixels = image.permute(0, 3, 1, 2).float() / 255
-        return tuple(codes[0].int() for codes in self.transform.encode(pixels, quality, paths.shape[0]))
+    def quantised(self, level: int, features: list[Tensor], state: Tensor, direct: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """What a level's quantiser gets; of the `features` that of the level counts."""
+        latents, context = self.transform.before_search(level, (features, direct), state, quality)
+        return flat(latents), flat(context)
+
+
+class EncodeTop(EncodeGraph):
+    """image uint8 (1, H, W, 3), quality (1,) -> latents, context, and the encoder's middle, bottom and direct features."""
+
+    outputs = ("latents", "context", "middle_features", "bottom_features", "direct")
+
+    def forward(self, image: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+        features, direct = self.transform.encoder(image.permute(0, 3, 1, 2).float() / 255, self.transform.anchors(quality))
+        state = self.transform.decoder.start.expand_as(features[0])
+        return (*self.quantised(0, features, state, direct, quality), *features[1:], direct)
+
+
+class EncodeMiddle(EncodeGraph):
+    """top int32 (S, h, w), middle_features, quality (1,) -> latents, context, and the decoder's state."""
+
+    outputs = ("latents", "context", "state")
+
+    def forward(self, top: Tensor, middle_features: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+        batch, _, height, width = middle_features.shape
+        state = self.transform.decoder.start.expand(batch, -1, height // 2, width // 2)
+        state = self.transform.refined(0, top[None].long(), state, quality)
+        return (*self.quantised(1, [middle_features] * 3, state, middle_features, quality), state)
+
+
+class EncodeBottom(EncodeGraph):
+    """middle int32 (S, h, w), state, bottom_features, direct, quality (1,) -> latents, context."""
+
+    outputs = ("latents", "context")
+
+    def forward(self, middle: Tensor, state: Tensor, bottom_features: Tensor, direct: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+        state = self.transform.refined(1, middle[None].long(), state, quality)
+        return self.quantised(2, [bottom_features] * 3, state, direct, quality)
 
 
 class DecodeGraph(nn.Module):
@@ -63,16 +95,14 @@ class DecodeGraph(nn.Module):
 
 def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
     """Writes the model folder, replacing runtime files that are there; `card` is what else `model.json` should say."""
-    transform = transform.float().cpu().eval().to(memory_format=torch.contiguous_format)
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = {ENCODE: encode_graph(transform), DECODE: decode_graph(transform)}
-    weights = externalise(graphs)
+    graphs, weights = runtime_parts(transform)
     integers = prior.export()
     Prior.from_tensors(integers, prior.config)  # refuses what the codec would refuse
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary)
         for file, graph in graphs.items():
-            (made / file).write_bytes(graph.SerializeToString())
+            (made / file).write_bytes(graph)
         save_file(weights, made / WEIGHTS)
         save_file(integers, made / PRIOR)
         config: ModelConfig = prior.config
@@ -81,29 +111,68 @@ def export_model(transform: VQVAE, prior: PixelCNN, folder: Path, name: str, car
         for path in made.iterdir():
             path.chmod(0o644)
             path.replace(folder / path.name)
+    (folder / ENCODE).unlink(missing_ok=True)  # of the first layout
+
+
+def runtime_parts(transform: VQVAE) -> tuple[dict[str, bytes], dict[str, NDArray[np.float16]]]:
+    """The graphs of a transform by the names of their files, and its weights, as a folder holds them.
+
+    Raises `TrainingError` for weights that half precision cannot hold.
+    """
+    transform = copy.deepcopy(transform).float().cpu().eval().to(memory_format=torch.contiguous_format)
+    weights: dict[str, NDArray[np.float16]] = {}
+    for name, parameter in transform.named_parameters():
+        if transform.plain and ".logits." in name:
+            parameter.data.zero_()  # all codes as likely, so that the search takes the nearest
+        stored = np.ascontiguousarray(parameter.detach().half().numpy())
+        if not np.isfinite(stored).all():
+            raise TrainingError(f"the weights of {name} cannot be exported: they are not finite in half precision")
+        weights[name] = stored
+    models = encode_graphs(transform) | {DECODE: decode_graph(transform)}
+    for model in models.values():
+        externalise(model, weights)
+    return {file: model.SerializeToString() for file, model in models.items()}, weights
 
 
 def runtime_transform(transform: VQVAE) -> Transform:
-    """The transform, which must be on the processor, as the runtime has it, but with weights in full precision."""
-
-    def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.enable_mem_pattern = False  # pictures come in many sizes
-        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    exported = copy.deepcopy(transform).float().to(memory_format=torch.contiguous_format)
-    return Transform(transform.config, lambda: opened(encode_graph(exported)), lambda: opened(decode_graph(exported)))
+    """The transform as its export will have it."""
+    graphs, weights = runtime_parts(transform)
+    return open_transform(transform.config, graphs, weights)
 
 
-def encode_graph(transform: VQVAE) -> onnx.ModelProto:
-    """The encoder as ONNX with dynamic height and width."""
-    side = 4 * ALIGNMENT
-    example = (torch.zeros(1, side, side + ALIGNMENT, 3, dtype=torch.uint8), torch.zeros(1), torch.zeros(3))
+def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
+    """The encoder's graphs, with dynamic height and width."""
+    config = transform.config
     rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
-    paths = {0: torch.export.Dim("paths", min=1, max=MAX_PATHS)}
-    shapes = {"image": {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}, "quality": None, "paths": paths}
-    return _export(EncodeGraph(transform), example, shapes, list(LEVELS))
+    factors = [ALIGNMENT // stride for stride in LEVEL_STRIDES]
+    sides = [(4 * factor, 5 * factor) for factor in factors]
+    _, middle, bottom = ({2: factor * rows, 3: factor * columns} for factor in factors)
+    codes = [
+        (torch.zeros(lv.stages, *side, dtype=torch.int32), {1: f * rows, 2: f * columns})
+        for lv, side, f in zip(config.levels, sides, factors, strict=True)
+    ]
+    image = torch.zeros(1, 4 * ALIGNMENT, 5 * ALIGNMENT, 3, dtype=torch.uint8)
+    middle_features, bottom_features = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.widths[1], *sides[2])
+    state, direct = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.levels[2].dim, *sides[2])
+    quality = (torch.zeros(1), None)
+    inputs: list[tuple[EncodeGraph, dict[str, tuple[Tensor, Any]]]] = [
+        (EncodeTop(transform), {"image": (image, {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}), "quality": quality}),
+        (EncodeMiddle(transform), {"top": codes[0], "middle_features": (middle_features, middle), "quality": quality}),
+        (
+            EncodeBottom(transform),
+            {
+                "middle": codes[1],
+                "state": (state, middle),
+                "bottom_features": (bottom_features, bottom),
+                "direct": (direct, bottom),
+                "quality": quality,
+            },
+        ),
+    ]
+    return {
+        file: _export(module, tuple(x for x, _ in given.values()), {name: dims for name, (_, dims) in given.items()}, list(module.outputs))
+        for file, (module, given) in zip(ENCODERS, inputs, strict=True)
+    }
 
 
 def decode_graph(transform: VQVAE) -> onnx.ModelProto:
@@ -116,46 +185,38 @@ def decode_graph(transform: VQVAE) -> onnx.ModelProto:
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, Any], outputs: list[str]) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        module.eval(), example, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, output_names=outputs, optimize=False, verbose=False
-    )
+    module.eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs have the same sides: one name for each will do
+        program = torch.onnx.export(
+            module, example, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, output_names=outputs, optimize=False, verbose=False
+        )
     assert program is not None
     # half the nodes, so half the time to open; folding stops short of the weights, which both graphs share
     return optimizer.optimize(program.model_proto, input_size_limit=SMALL, output_size_limit=SMALL)
 
 
-def externalise(graphs: dict[str, onnx.ModelProto]) -> dict[str, np.ndarray[Any, Any]]:
-    """Moves the float initialisers of both graphs out, leaving external references, and returns them as float16.
-
-    The returned weights are named by who needs them: `encode.`, `decode.` or `shared.`.
-    """
-    names = {file: {tensor.name for tensor in graph.graph.initializer} for file, graph in graphs.items()}
-    weights: dict[str, np.ndarray[Any, Any]] = {}
-    for file, model in graphs.items():
-        others = set[str]().union(*(found for other, found in names.items() if other != file))
-        kept: list[TensorProto] = []
-        renamed: dict[str, str] = {}
-        for tensor in model.graph.initializer:
-            values = numpy_helper.to_array(tensor)
-            if values.dtype != np.float32 or values.size <= SMALL:
-                kept.append(tensor)
-                continue
-            name = f"{SHARED if tensor.name in others else Path(file).stem}.{tensor.name}"
-            stored = np.ascontiguousarray(values.astype(np.float16))
-            if not np.isfinite(stored).all() or not np.array_equal(weights.get(name, stored), stored):
-                raise TrainingError(f"the weights of {tensor.name} cannot be exported: not finite, or unlike in the two graphs")
-            weights[name] = stored
-            reference = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=values.shape, data_location=TensorProto.EXTERNAL)
-            reference.external_data.add(key="location", value=WEIGHTS)
-            kept.append(reference)
-            renamed[tensor.name] = name
-        _replace(model.graph.initializer, kept)
-        _replace(model.graph.value_info, [])
-        for node in model.graph.node:
-            _replace(node.input, [renamed.get(name, name) for name in node.input])
-            _replace(node.metadata_props, [])  # the exporter's notes name files of the machine
-            node.doc_string = ""
-    return weights
+def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float16]]) -> None:
+    """Turns the graph's float initialisers into references to `weights`, and removes what else it need not say."""
+    kept: list[TensorProto] = []
+    renamed: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size <= SMALL:
+            kept.append(tensor)
+            continue
+        name = tensor.name.removeprefix("transform.")
+        assert np.array_equal(weights[name], values.astype(np.float16)), name
+        reference = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=values.shape, data_location=TensorProto.EXTERNAL)
+        reference.external_data.add(key="location", value=WEIGHTS)
+        kept.append(reference)
+        renamed[tensor.name] = name
+    _replace(model.graph.initializer, kept)
+    _replace(model.graph.value_info, [])
+    for node in model.graph.node:
+        _replace(node.input, [renamed.get(name, name) for name in node.input])
+        _replace(node.metadata_props, [])  # the exporter's notes name files of the machine
+        node.doc_string = ""
 
 
 def _replace(field: Any, values: list[Any]) -> None:

@@ -43,6 +43,12 @@ class World:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if accelerated else torch.device("cpu")
         return World(device, dist.get_rank(), dist.get_world_size())
 
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the device computes in it. A processor without such instructions would take three times as long as in float32."""
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = self.device.type != "cpu" or any(has for name, has in capabilities.items() if "bf16" in name)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+
     @property
     def first(self) -> bool:
         """Whether this process reports, saves and exports."""

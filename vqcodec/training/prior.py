@@ -139,7 +139,7 @@ class PriorTrainer:
         pixels = codes[0].shape[2] * codes[0].shape[3] * LEVEL_STRIDES[0] ** 2
         self.model.train()
         # bfloat16 holds the integers themselves; its sums are off by a unit at times, which exact evaluation does not mind
-        with torch.autocast(self.world.device.type, torch.bfloat16):
+        with self.world.autocast():
             levels = self.parallel(codes, quality)
         bits = torch.stack([level.sum((1, 2, 3)) for level in levels]).sum(0) / pixels
         config = self.model.config.transform

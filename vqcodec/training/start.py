@@ -8,33 +8,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import torch
-from onnx import TensorProto, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vqcodec.errors import TrainingError
-from vqcodec.model import DECODE, ENCODE, PRIOR, WEIGHTS
+from vqcodec.model import PRIOR, WEIGHTS
 from vqcodec.training.pixelcnn import Tensors
 from vqcodec.training.vqvae import VQVAE
-
-PREFIX = "transform."
 
 
 def exported_weights(folder: Path) -> dict[str, Tensor]:
     """The parameters of an exported transform under the names of `VQVAE`; raises `TrainingError` where there is none."""
     try:
-        stored = {name.split(".", 1)[1]: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-        for file in (ENCODE, DECODE):
-            for tensor in onnx.load(folder / file, load_external_data=False).graph.initializer:  # small ones stay in the graphs
-                if tensor.name.startswith(PREFIX) and tensor.data_location != TensorProto.EXTERNAL:
-                    stored[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        return {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{folder} holds no exported model to start from: {error}") from error
-    return {name.removeprefix(PREFIX): tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
 
 
 def exported_prior(folder: Path) -> Tensors:
@@ -59,7 +50,7 @@ def start_from(model: VQVAE, weights: dict[str, Tensor]) -> bool:
     )
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if (name not in weights and ".mix." in name) or ".enter." in name:
+        if (name not in weights and ".mix." in name) or any(part in name for part in (".enter.", ".direct.")):
             parameter.zero_()
     for name, stored in weights.items():
         if name.startswith("quantizers.") and not same:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import subprocess
 import time
@@ -79,6 +80,7 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         raise TrainingError(f"{checkpoints} holds an earlier training; continue it with --resume, or choose another --out")
     if options.threads:
         torch.set_num_threads(options.threads)
+        os.environ["VQCODEC_THREADS"] = str(options.threads)  # of the exported model, which encodes the photographs for the prior
     world = World.join()
     display = display if world.first else Silent()
     images, held_out = load_data(folder, options, display)

@@ -106,7 +106,7 @@ class TransformTrainer:
         levels = 3 if drop < 1 or self.plain else 2 if drop < 2 else 1
         rate_weight = 0.0 if self.plain else 1.0 if self.continued else rate_ramp(progress)
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step + 7919 * self.world.rank)  # each process its own noise
-        with torch.autocast(self.world.device.type, torch.bfloat16):
+        with self.world.autocast():
             loss, figures = self.loss(images, quality, rate_weight, noisy, levels)
         factor = learning_rate_factor(progress)
         for group in self.optimizer.param_groups:

@@ -6,7 +6,8 @@ codes of a level `(B, S, h, w)`; qualities `(B,)` in [0, 1].
 Architecture after Razavi et al. 2019 (VQ-VAE-2, section 3.1: a hierarchy of code maps, coarse conditions fine),
 with each finer level coding what the coarser decoder state leaves (as Lossy-VAE, Duan et al. 2023), three levels
 at 1/32, 1/16 and 1/8. Only convolutions, leaky ReLU and pixel shuffles: no global operation, so tiles equal the
-whole.
+whole. A linear path joins pixels and bottom latents on both sides, as a lapped transform does: fine texture need not find its way
+through the deep one.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqcodec.config import DEFAULT_EFFORT, TransformConfig
+from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, TransformConfig
 from vqcodec.training.quantize import ResidualQuantizer
 from vqcodec.transform import PATHS
 
 SLOPE = 0.1  # of the leaky ReLU
 TRAINING_PATHS = 2  # kept by the search for codes: most of the gain of more, at an eighth of a step's time
 LAMBDA_UNIT = 100.0  # the Lagrangian at which latents have gain 1
+BLOCK = LEVEL_STRIDES[-1]  # pixels a side per bottom code
 
 
 class Block(nn.Module):
@@ -66,7 +68,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Bottom-up: (B, 3, H, W) -> features at 1/8, 1/16 and 1/32."""
+    """Bottom-up: (B, 3, H, W) -> features at 1/32, 1/16 and 1/8, and the bottom latents' part that comes straight from the pixels."""
 
     def __init__(self, config: TransformConfig):
         super().__init__()
@@ -76,15 +78,16 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList([nn.Conv2d(i, o, s, stride=s) for i, o, s in zip(inputs, widths, strides, strict=True)])
         self.blocks = nn.ModuleList([nn.Sequential(*[Block(w) for _ in range(d)]) for w, d in zip(widths, depths, strict=True)])
         self.scales = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
+        self.direct = nn.Conv2d(3, config.levels[-1].dim, 3 * BLOCK, stride=BLOCK, padding=BLOCK, bias=False)
 
-    def forward(self, images: Tensor, anchors: Tensor) -> list[Tensor]:
-        """Returns the features at 1/32, 1/16, 1/8 (coarse first)."""
-        x = images - 0.5
+    def forward(self, images: Tensor, anchors: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Returns the features, coarse first, and the direct part (B, D, H/8, W/8)."""
+        pixels = x = images - 0.5
         features: list[Tensor] = []
         for down, scale, blocks in zip(self.down, self.scales, self.blocks, strict=True):
             x = blocks(scale(down(x), anchors))
             features.append(x)
-        return features[:0:-1]
+        return features[:0:-1], self.direct(pixels)
 
 
 class Decoder(nn.Module):
@@ -99,16 +102,17 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList([nn.Conv2d(i, 4 * o, 1) for i, o in itertools.pairwise(widths)])
         self.scales = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
         self.out = nn.Conv2d(widths[3], 48, 3, padding=1)
+        self.direct = nn.Conv2d(config.levels[-1].dim, 3 * BLOCK**2, 3, padding=1, bias=False)
 
     def refine(self, level: int, state: Tensor, anchors: Tensor) -> Tensor:
         """Runs a level's blocks and goes up to the next finer state."""
         x = self.blocks[level](self.scales[level](state, anchors))
         return F.pixel_shuffle(self.up[level](x), 2)
 
-    def finish(self, state: Tensor, anchors: Tensor) -> Tensor:
-        """State at 1/4 -> image (B, 3, H, W), unclamped."""
+    def finish(self, state: Tensor, latents: Tensor, anchors: Tensor) -> Tensor:
+        """State at 1/4 and the bottom latents -> image (B, 3, H, W), unclamped."""
         x = self.blocks[3](self.scales[3](state, anchors))
-        return F.pixel_shuffle(self.out(x), 4).float() + 0.5
+        return (F.pixel_shuffle(self.out(x), 4) + F.pixel_shuffle(self.direct(latents), BLOCK)).float() + 0.5
 
 
 class Pass(NamedTuple):
@@ -152,91 +156,109 @@ class VQVAE(nn.Module):
         """The quality that counts: a plain transform knows one alone."""
         return torch.full_like(quality, 0.5) if self.plain else quality
 
-    def _anchors(self, quality: Tensor) -> Tensor:
+    def anchors(self, quality: Tensor) -> Tensor:
+        """Weights of the anchor qualities: (B,) -> (B, A)."""
         return anchor_weights(self._held(quality), self.config.anchors)
 
-    def _latents(self, level: int, features: Tensor, state: Tensor, gain: Tensor) -> Tensor:
-        return self.posterior[level](torch.cat([features, state], 1)).float() * gain
+    def _latents(self, level: int, found: tuple[list[Tensor], Tensor], state: Tensor, gain: Tensor) -> Tensor:
+        """The latents (B, D, h, w) of a level, from what the encoder `found` and the decoder's state."""
+        features, direct = found
+        latents = self.posterior[level](torch.cat([features[level], state], 1))
+        if level == len(features) - 1:
+            latents = latents + direct
+        return latents.float() * gain
+
+    def _zeros(self, level: int, features: Tensor) -> Tensor:
+        """The latents of a level that is left out or has no stages."""
+        return features.new_zeros(len(features), self.config.levels[level].dim, *features.shape[2:])
 
     def forward(self, images: Tensor, quality: Tensor, rate_weight: float | Tensor, noisy: bool = False, levels: int = 3) -> Pass:
         """The training pass, of the `levels` coarsest levels alone (the others count as zero latents).
 
         With `noisy`, additive noise stands in for the quantisers (the warm-up).
         """
-        anchors, gain = self._anchors(quality), self.gain(quality)
-        features = self.encoder(images, anchors)
+        anchors, gain = self.anchors(quality), self.gain(quality)
+        found = self.encoder(images, anchors)
         batch, pixels = images.shape[0], images.shape[2] * images.shape[3]
         result = Pass(images, [], [], [])
         paths = TRAINING_PATHS if self.training else PATHS[DEFAULT_EFFORT]
-        state = self.decoder.start.expand_as(features[0])
+        state, latents = self.decoder.start.expand_as(found[0][0]), found[1]
         for level, quantizer in enumerate(self.quantizers):
             if level >= levels or not quantizer.config.stages:
-                state = self.decoder.refine(level, state + self.decoder.enter[level].bias[:, None, None], anchors)
+                latents = self._zeros(level, found[0][level])
                 result.bits.append(images.new_zeros(batch))
                 result.distance.append(images.new_zeros(batch))
-                continue
-            latents = self._latents(level, features[level], state, gain)
-            shape = (batch, *latents.shape[2:], latents.shape[1])
-            if noisy:
-                values, bits = quantizer.noisy(flat(latents))
-                distance = torch.zeros_like(bits)
             else:
-                context = flat(self.context[level](state, anchors))
-                values, codes, bits, distance = quantizer(flat(latents), context, rate_weight, paths)
-                result.codes.append(codes)
-            result.bits.append(bits.view(batch, -1).sum(1) / pixels)
-            result.distance.append(distance.view(batch, -1).sum(1) / pixels)
-            latents = values.view(shape).permute(0, 3, 1, 2) / gain
+                latents = self._latents(level, found, state, gain)
+                shape = (batch, *latents.shape[2:], latents.shape[1])
+                if noisy:
+                    values, bits = quantizer.noisy(flat(latents))
+                    distance = torch.zeros_like(bits)
+                else:
+                    context = flat(self.context[level](state, anchors))
+                    values, codes, bits, distance = quantizer(flat(latents), context, rate_weight, paths)
+                    result.codes.append(codes)
+                result.bits.append(bits.view(batch, -1).sum(1) / pixels)
+                result.distance.append(distance.view(batch, -1).sum(1) / pixels)
+                latents = values.view(shape).permute(0, 3, 1, 2) / gain
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
-        return result._replace(images=self.decoder.finish(state, anchors).float())
+        return result._replace(images=self.decoder.finish(state, latents, anchors).float())
 
     def latents_for_start(self, images: Tensor, quality: Tensor) -> list[Tensor]:
         """Latents (N, D) of each level where nothing is quantised, for the k-means start."""
-        anchors, gain = self._anchors(quality), self.gain(quality)
-        features = self.encoder(images, anchors)
-        state = self.decoder.start.expand_as(features[0])
-        found: list[Tensor] = []
+        anchors, gain = self.anchors(quality), self.gain(quality)
+        found = self.encoder(images, anchors)
+        state = self.decoder.start.expand_as(found[0][0])
+        unquantised: list[Tensor] = []
         for level in range(3):
-            latents = self._latents(level, features[level], state, gain)
-            found.append(flat(latents))
+            latents = self._latents(level, found, state, gain)
+            unquantised.append(flat(latents))
             entered = latents / gain * (self.quantizers[level].config.stages > 0)
             state = self.decoder.refine(level, state + self.decoder.enter[level](entered), anchors)
-        return found
+        return unquantised
+
+    def before_search(self, level: int, found: tuple[list[Tensor], Tensor], state: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """A level's latents (B, D, h, w) and context (B, C, h, w), from what the encoder found and the decoder's state."""
+        return self._latents(level, found, state, self.gain(quality)), self.context[level](state, self.anchors(quality))
+
+    def refined(self, level: int, codes: Tensor, state: Tensor, quality: Tensor) -> Tensor:
+        """The decoder's state once a level's codes (B, S, h, w) are known."""
+        entered = self.decoder.enter[level](self._looked_up(level, codes, self.gain(quality)))
+        return self.decoder.refine(level, state + entered, self.anchors(quality))
 
     def encode(self, images: Tensor, quality: Tensor, paths: int) -> list[Tensor]:
         """(B, 3, H, W), (B,) -> codes of the three levels, each (B, S, h, w), from a search that keeps `paths` (quantize.py)."""
         self.eval()
-        anchors, gain = self._anchors(quality), self.gain(quality)
-        features = self.encoder(images, anchors)
-        state = self.decoder.start.expand_as(features[0])
-        found: list[Tensor] = []
+        found = self.encoder(images, self.anchors(quality))
+        state = self.decoder.start.expand_as(found[0][0])
+        codes: list[Tensor] = []
         for level, quantizer in enumerate(self.quantizers):
-            latents = self._latents(level, features[level], state, gain)
-            if not quantizer.config.stages:
-                found.append(torch.zeros(len(images), 0, *latents.shape[2:], dtype=torch.long, device=images.device))
-                state = self._add(level, found[-1], state, gain, anchors)
-                continue
-            result = quantizer(flat(latents), flat(self.context[level](state, anchors)), 0.0 if self.plain else 1.0, paths)
+            latents, context = self.before_search(level, found, state, quality)
             height, width = latents.shape[2:]
-            found.append(result.codes.view(-1, height, width, result.codes.shape[1]).permute(0, 3, 1, 2))
-            state = self._add(level, found[-1], state, gain, anchors)
-        return found
+            if quantizer.config.stages:
+                result = quantizer(flat(latents), flat(context), 0.0 if self.plain else 1.0, paths)
+                codes.append(result.codes.view(-1, height, width, result.codes.shape[1]).permute(0, 3, 1, 2))
+            else:
+                codes.append(torch.zeros(len(images), 0, height, width, dtype=torch.long, device=images.device))
+            if level < 2:
+                state = self.refined(level, codes[-1], state, quality)
+        return codes
 
     def decode(self, codes: list[Tensor], quality: Tensor, keep: Tensor) -> Tensor:
         """Codes, (B,), keep (3,) of 0 or 1 per level -> images (B, 3, H, W); a dropped level counts as zero latents."""
-        anchors, gain = self._anchors(quality), self.gain(quality)
+        anchors, gain = self.anchors(quality), self.gain(quality)
         batch, _, height, width = codes[0].shape
         state = self.decoder.start.expand(batch, -1, height, width)
+        latents = state
         for level in range(3):
-            state = self._add(level, codes[level], state, gain, anchors, keep[level])
-        return self.decoder.finish(state, anchors)
+            latents = self._looked_up(level, codes[level], gain) * keep[level]
+            state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
+        return self.decoder.finish(state, latents, anchors)
 
-    def _add(self, level: int, codes: Tensor, state: Tensor, gain: Tensor, anchors: Tensor, keep: Tensor | None = None) -> Tensor:
+    def _looked_up(self, level: int, codes: Tensor, gain: Tensor) -> Tensor:
+        """Codes (B, S, h, w) -> latents (B, D, h, w)."""
         codebooks = self.quantizers[level].codebooks
         if not len(codebooks):
-            return self.decoder.refine(level, state + self.decoder.enter[level].bias[:, None, None], anchors)
+            return codebooks.new_zeros(len(codes), codebooks.shape[2], *codes.shape[2:])
         latents = sum((F.embedding(codes[:, s], codebooks[s]) for s in range(len(codebooks))), start=codebooks.new_zeros(()))
-        latents = latents.permute(0, 3, 1, 2) / gain
-        if keep is not None:
-            latents = latents * keep
-        return self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
+        return latents.permute(0, 3, 1, 2) / gain

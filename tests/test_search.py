@@ -1,0 +1,133 @@
+"""The search for codes in numpy: what torch's finds, whatever the range of the numbers, and refused where shapes do not fit."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tests.support import Array
+from vqcodec import search
+from vqcodec.config import LevelConfig
+from vqcodec.errors import InvalidModelError
+from vqcodec.search import Search
+
+WIDTH = 6
+LEVEL = LevelConfig(3, 8, 4)
+
+
+def tensors(seed: int = 0, level: LevelConfig = LEVEL) -> dict[str, Array]:
+    """A quantiser of random numbers, under the names of an export."""
+    rng = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"codebooks": (level.stages, level.codebook_size, level.dim)}
+    for stage in range(level.stages):
+        shapes |= {f"hidden.{stage}.weight": (WIDTH, WIDTH), f"hidden.{stage}.bias": (WIDTH,)}
+        shapes |= {f"logits.{stage}.weight": (level.codebook_size, WIDTH), f"logits.{stage}.bias": (level.codebook_size,)}
+        if stage:
+            shapes |= {f"from_sum.{stage - 1}.weight": (WIDTH, level.dim), f"from_sum.{stage - 1}.bias": (WIDTH,)}
+    return {f"q.{name}": rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
+
+
+def latents_and_context(count: int, seed: int = 1) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    return 2 * rng.normal(size=(count, LEVEL.dim)).astype(np.float32), rng.normal(size=(count, WIDTH)).astype(np.float32)
+
+
+def costs(made: dict[str, Array], latents: Array, context: Array, codes: tuple[int, ...]) -> Array:
+    """||z - sum e||^2 - log2 p(codes), from the definition, in float64: (N,)."""
+    numbers = {name.removeprefix("q."): tensor.astype(np.float64) for name, tensor in made.items()}
+    total, bits = np.zeros_like(latents, np.float64), np.zeros(len(latents))
+    for stage, code in enumerate(codes):
+        hidden = context @ numbers[f"hidden.{stage}.weight"].T + numbers[f"hidden.{stage}.bias"]
+        if stage:
+            hidden += total @ numbers[f"from_sum.{stage - 1}.weight"].T + numbers[f"from_sum.{stage - 1}.bias"]
+        logits = np.where(hidden > 0, hidden, 0.1 * hidden) @ numbers[f"logits.{stage}.weight"].T + numbers[f"logits.{stage}.bias"]
+        logits -= logits.max(1, keepdims=True)
+        bits -= logits[:, code] / np.log(2) - np.log2(np.exp(logits).sum(1))
+        total += numbers["codebooks"][stage, code]
+    return np.square(latents - total).sum(1) + bits
+
+
+@pytest.fixture(scope="module")
+def everything() -> tuple[dict[str, Array], Array, Array, Array]:
+    """Tensors, latents, context, and the cost of every path of codes: (512, N)."""
+    made, (latents, context) = tensors(), latents_and_context(200)
+    paths = product(range(LEVEL.codebook_size), repeat=LEVEL.stages)
+    return made, latents, context, np.stack([costs(made, latents, context, path) for path in paths])
+
+
+def cost_of(codes: Array, table: Array) -> Array:
+    index = codes[0] * LEVEL.codebook_size**2 + codes[1] * LEVEL.codebook_size + codes[2]
+    return np.asarray(table[index, np.arange(codes.shape[1])])
+
+
+def test_with_all_paths_the_search_finds_the_best(everything: tuple[dict[str, Array], Array, Array, Array]) -> None:
+    made, latents, context, table = everything
+    found = cost_of(Search.from_tensors(made, "q", LEVEL, WIDTH)(latents, context, LEVEL.codebook_size**2), table)
+    assert np.allclose(found, table.min(0), atol=1e-3)
+
+
+def test_more_paths_find_better_codes(everything: tuple[dict[str, Array], Array, Array, Array]) -> None:
+    made, latents, context, table = everything
+    quantiser = Search.from_tensors(made, "q", LEVEL, WIDTH)
+    means = [cost_of(quantiser(latents, context, paths), table).mean() for paths in (1, 2, 4, 16)]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > means[-1]
+
+
+def test_positions_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantiser, (latents, context) = Search.from_tensors(tensors(), "q", LEVEL, WIDTH), latents_and_context(100)
+    whole = quantiser(latents, context, 3)
+    monkeypatch.setattr(search, "TABLE_COSTS", 7 * 3 * LEVEL.codebook_size)
+    assert np.array_equal(quantiser(latents, context, 3), whole)
+    assert np.array_equal(quantiser(latents[50:], context[50:], 3), whole[:, 50:])
+
+
+@pytest.mark.parametrize("scale", [60.0, 30_000.0])
+def test_logits_beyond_the_range_of_powers(scale: float) -> None:
+    """Where 2^logit leaves float32, the search still finds what the definition says."""
+    made, (latents, context) = tensors(), latents_and_context(100)
+    made["q.logits.0.weight"] = (made["q.logits.0.weight"].astype(np.float32) * scale / 10).astype(np.float16)
+    context *= 10
+    found = Search.from_tensors(made, "q", LEVEL, WIDTH)(latents, context, 1)
+    first = np.stack([costs(made, latents, context, (code,)) for code in range(LEVEL.codebook_size)])
+    chosen = first[found[0], np.arange(100)]
+    assert np.allclose(chosen, first.min(0), rtol=1e-4, atol=1e-2)
+
+
+def test_the_search_in_torch_finds_the_same() -> None:
+    torch = pytest.importorskip("torch")
+    from vqcodec.training.quantize import ResidualQuantizer
+
+    made, (latents, context) = tensors(), latents_and_context(300)
+    quantiser = ResidualQuantizer(LEVEL, WIDTH)
+    with torch.no_grad():
+        for name, parameter in quantiser.named_parameters():
+            parameter.copy_(torch.from_numpy(made[f"q.{name}"].astype(np.float32)))
+        for paths in (1, 4):
+            expected = quantiser.search(torch.from_numpy(latents), torch.from_numpy(context), 1.0, paths).T.numpy()
+            assert np.array_equal(Search.from_tensors(made, "q", LEVEL, WIDTH)(latents, context, paths), expected)
+
+
+def test_a_level_without_stages_has_no_codes() -> None:
+    level = LevelConfig(0, 8, 4)
+    latents, context = latents_and_context(5)
+    assert Search.from_tensors(tensors(level=level), "q", level, WIDTH)(latents, context, 4).shape == (0, 5)
+
+
+@pytest.mark.parametrize("name", sorted(tensors()))
+def test_missing_and_misshapen_tensors_are_named(name: str) -> None:
+    made = tensors()
+    for wrong in (None, made[name][..., :-1], made[name].astype(np.float32)):
+        spoilt = {**made, name: wrong} if wrong is not None else {key: value for key, value in made.items() if key != name}
+        with pytest.raises(InvalidModelError, match=name):
+            Search.from_tensors(spoilt, "q", LEVEL, WIDTH)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x[:, :-1], lambda x: x.astype(np.float64), lambda x: x[None]])
+def test_arrays_that_do_not_fit_are_refused(change: object) -> None:
+    quantiser, (latents, context) = Search.from_tensors(tensors(), "q", LEVEL, WIDTH), latents_and_context(10)
+    for arrays in ((change(latents), context), (latents, change(context))):  # type: ignore[operator]
+        with pytest.raises(ValueError, match="instead of float32"):
+            quantiser(*arrays, 2)

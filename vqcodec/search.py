@@ -1,0 +1,159 @@
+"""The search for codes: entropy-constrained residual vector quantisation in numpy, as training/quantize.py has it in torch.
+
+Shapes: latents `(N, D)`, context `(N, C)`, codebooks `(S, K, D)`, codes `(S, N)`; N runs over positions.
+
+Stage after stage, the paths with the smallest `||z - sum e||^2 - log2 p(codes | context)` so far go on (entropy-constrained vector
+quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's
+light conditional model. The prior that writes the file knows more, but needs the finer codes' neighbours, which are not chosen yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec.config import LevelConfig
+from vqcodec.errors import InvalidModelError
+
+Floats = NDArray[np.float32]
+
+LOG2_E = np.float32(1.4426950408889634)
+SLOPE = np.float32(0.1)  # of the leaky ReLU
+TABLE_COSTS = 1 << 18  # of the codes after each path, at once: such a table (1 MiB) stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's codebook and its part of the conditional model. Matrices take their biases as a last row."""
+
+    codebook: Floats  # (K, D)
+    from_sum: Floats | None  # (D + 1, C): what the sum of the earlier stages says; None for the first
+    hidden: Floats  # (C + 1, C)
+    logits: Floats  # (C + 1, K): in bits, but for what all codes share
+
+    @cached_property
+    def costs(self) -> Floats:
+        """(D + 2, K): with a residual r, 1 and a cost this gives `-2 r.e + |e|^2 + cost`."""
+        squares = np.square(self.codebook).sum(1)
+        return np.concatenate([-2 * self.codebook.T, squares[None], np.ones_like(squares)[None]])
+
+
+class Search:
+    """The quantiser of one level."""
+
+    def __init__(self, stages: list[Stage]):
+        self.stages = stages
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, NDArray[Any]], prefix: str, config: LevelConfig, width: int) -> Search:
+        """Reads the tensors `<prefix>.…` of a level whose context is `width` wide; raises `InvalidModelError` for missing or wrong ones."""
+
+        def take(name: str, *shape: int) -> Floats:
+            tensor = tensors.get(f"{prefix}.{name}")
+            if tensor is None or tensor.shape != shape or tensor.dtype != np.float16:
+                found = "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
+                raise InvalidModelError(f"the model's {prefix}.{name} is {found} instead of float16 {shape}; export the model again")
+            return tensor.astype(np.float32)
+
+        def linear(name: str, inputs: int, outputs: int) -> Floats:
+            return np.concatenate([take(f"{name}.weight", outputs, inputs).T, take(f"{name}.bias", outputs)[None]])
+
+        size, dim = config.codebook_size, config.dim
+        codebooks = take("codebooks", config.stages, size, dim)
+        stages: list[Stage] = []
+        for index, codebook in enumerate(codebooks):
+            logits = linear(f"logits.{index}", width, size)
+            logits = (logits - logits.mean(1, keepdims=True)) * LOG2_E  # without what all codes share, so that powers stay in range
+            from_sum = linear(f"from_sum.{index - 1}", dim, width) if index else None
+            stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits))
+        return Search(stages)
+
+    @np.errstate(all="ignore")  # numbers out of range are dealt with, and models may be spoilt
+    def __call__(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.int32]:
+        """Latents (N, D), whose squared distances are in bits, and their context (N, C) -> codes (S, N); greedy with one path.
+
+        Raises `ValueError` for arrays of other shapes or types.
+        """
+        codes = np.zeros((len(self.stages), len(latents)), np.int32)
+        if not self.stages:
+            return codes
+        wanted = (len(latents), self.stages[0].codebook.shape[1]), (len(latents), len(self.stages[0].hidden) - 1)
+        if (latents.shape, context.shape) != wanted or latents.dtype != np.float32 or context.dtype != np.float32:
+            raise ValueError(f"latents and context are {latents.shape} and {context.shape} instead of float32 {wanted[0]} and {wanted[1]}")
+        rows = max(1, TABLE_COSTS // (paths * len(self.stages[0].codebook)))
+        for start in range(0, len(latents), rows):
+            part = slice(start, start + rows)
+            codes[:, part] = self._some(latents[part], context[part], paths)
+        return codes
+
+    def _some(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.intp]:
+        """The same for as many positions as fit into the cache."""
+        count, dim = latents.shape
+        total = np.zeros((count, 1, dim), np.float32)  # of each path
+        cost = np.zeros((count, 1), np.float32)  # of each path, but for the squared latents, which all share
+        history = np.zeros((0, count, 1), np.intp)
+        position = np.arange(count)[:, None]
+        for index in range(len(self.stages)):
+            last = index == len(self.stages) - 1
+            table = self._costs(index, latents, context, total, cost)
+            size = table.shape[1]
+            table = table.reshape(count, -1)
+            cost, best = _least(table, 1 if last else min(paths, table.shape[1]))
+            path, codes = np.divmod(best, size)
+            history = np.concatenate([history[:, position, path], codes[None]])
+            if not last:
+                total = total[position, path] + self.stages[index].codebook[codes]
+        return history[:, :, 0]
+
+    def _costs(self, index: int, latents: Floats, context: Floats, total: Floats, cost: Floats) -> Floats:
+        """What every code after every path costs (N * P, K), from the paths' sums (N, P, D) and costs (N, P)."""
+        stage, dim = self.stages[index], total.shape[2]
+        hidden = _affine(context, stage.hidden)[:, None]
+        if stage.from_sum is not None:
+            hidden = hidden + _affine(total.reshape(-1, dim), stage.from_sum).reshape(*total.shape[:2], -1)
+        hidden = np.maximum(hidden, SLOPE * hidden).reshape(-1, hidden.shape[2])
+        logits = _affine(hidden, stage.logits)
+        norm, table = _log_sum(logits)
+        residual = np.empty((len(logits), dim + 2), np.float32)
+        residual[:, :dim].reshape(total.shape)[:] = latents[:, None] - total
+        residual[:, dim], residual[:, dim + 1] = 1, cost.ravel() + norm
+        np.matmul(residual, stage.costs, out=table)
+        table -= logits
+        return table
+
+
+def _affine(x: Floats, layer: Floats) -> Floats:
+    """x (N, I), weight and bias (I + 1, O) -> (N, O)."""
+    out: Floats = x @ layer[:-1]
+    out += layer[-1]
+    return out
+
+
+def _log_sum(logits: Floats) -> tuple[Floats, Floats]:
+    """log2 of the sum of 2^logits over each row (N, K) -> (N,), and a table (N, K) to be overwritten."""
+    powers = np.exp2(logits)
+    ones = np.ones(logits.shape[1], np.float32)
+    sums = powers @ ones
+    if not (np.isfinite(sums) & (sums > 0)).all():  # rarely: the largest logit taken out first takes twice as long
+        most = logits.max(1)
+        sums = np.exp2(logits - most[:, None], out=powers) @ ones
+        return np.log2(sums) + most, powers
+    return np.log2(sums), powers
+
+
+def _least(table: Floats, count: int) -> tuple[Floats, NDArray[np.intp]]:
+    """The `count` smallest of each row, in order: values and columns, each (N, count). Spoils the table."""
+    columns = np.empty((len(table), count), np.intp)
+    values = np.empty((len(table), count), np.float32)
+    rows = np.arange(len(table))
+    for rank in range(count):
+        best = table.argmin(1)
+        columns[:, rank], values[:, rank] = best, table[rows, best]
+        if rank < count - 1:
+            table[rows, best] = np.inf
+    return values, columns
