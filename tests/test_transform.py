@@ -54,7 +54,7 @@ def test_spans_cover_a_side_exactly_once(length: int, count: int, reach: int) ->
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 4))
 def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -> None:
     height, width, halo = height * ALIGNMENT, width * ALIGNMENT, reach * ALIGNMENT
-    limit = transform.PIECE
+    limit = transform.ENCODE_PIXELS
     tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo, limit)]
     assert max(tiles) <= limit
     assert len(tiles) == 1 or height * width > limit
@@ -136,7 +136,8 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
     image = np.tile(np.concatenate([photograph, photograph[::-1]]), (2, 3, 1))[:1300, :1500]
     whole = default_model.encode(image, 50)
     picture = default_model.decode(whole, *image.shape[:2], 50).astype(int)
-    monkeypatch.setattr(transform, "PIECE", 1 << 19)
+    monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 19)
+    monkeypatch.setattr(transform, "DECODE_PIXELS", 1 << 19)
     assert differing(whole, default_model.encode(image, 50)) < 1e-4
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
 

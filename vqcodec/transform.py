@@ -31,7 +31,7 @@ Image = NDArray[np.uint8]
 
 PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
 
-PIECE = 3 << 20  # pixels that go through the graphs in one piece, halos and all: about 0.5 GB of activations
+ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -143,7 +143,7 @@ class Transform:
         """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes."""
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
-        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, PIECE):
+        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, ENCODE_PIXELS):
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
             if self.searches:
@@ -179,7 +179,7 @@ class Transform:
         image = np.empty((height, width, 3), np.uint8)
         keep = (np.arange(3) < levels).astype(np.float32)
         rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, PIECE):
+        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
             inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
