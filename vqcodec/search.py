@@ -9,7 +9,9 @@ light conditional model. The prior that writes the file knows more, but needs th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,7 +75,6 @@ class Search:
             stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits))
         return Search(stages)
 
-    @np.errstate(all="ignore")  # numbers out of range are dealt with, and models may be spoilt
     def __call__(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.int32]:
         """Latents (N, D), whose squared distances are in bits, and their context (N, C) -> codes (S, N); greedy with one path.
 
@@ -86,11 +87,16 @@ class Search:
         if (latents.shape, context.shape) != wanted or latents.dtype != np.float32 or context.dtype != np.float32:
             raise ValueError(f"latents and context are {latents.shape} and {context.shape} instead of float32 {wanted[0]} and {wanted[1]}")
         rows = max(1, TABLE_COSTS // (paths * len(self.stages[0].codebook)))
-        for start in range(0, len(latents), rows):
-            part = slice(start, start + rows)
+        parts = [slice(start, start + rows) for start in range(0, len(latents), rows)]
+
+        def search(part: slice) -> None:
             codes[:, part] = self._some(latents[part], context[part], paths)
+
+        with ThreadPoolExecutor(min(threads(), len(parts)) or 1) as pool:
+            list(pool.map(search, parts))
         return codes
 
+    @np.errstate(all="ignore")  # numbers out of range are dealt with, and models may be spoilt
     def _some(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.intp]:
         """The same for as many positions as fit into the cache."""
         count, dim = latents.shape
@@ -125,6 +131,13 @@ class Search:
         np.matmul(residual, stage.costs, out=table)
         table -= logits
         return table
+
+
+def threads() -> int:
+    """How many threads may compute: `VQCODEC_THREADS`, or as many as this process has processors."""
+    return int(os.environ.get("VQCODEC_THREADS", "0")) or (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 def _affine(x: Floats, layer: Floats) -> Floats:
