@@ -107,6 +107,7 @@ def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArra
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between graphs the search wants the processors
     options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
     options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
     types = graphs.check(files[name], name, frozenset(weights), WEIGHTS)
