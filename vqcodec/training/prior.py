@@ -49,14 +49,14 @@ class CodedImage(NamedTuple):
 def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes: float, passes: int = 20) -> Iterator[CodedImage]:
     """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored.
 
-    Passes over all images again and again until `minutes` are over, or once where `passes` is 1.
+    Passes over all images again and again until `minutes` are over, or once where `passes` is 1. The first one is encoded in any case.
     """
     random = np.random.default_rng(seed)
-    clock = Clock(Schedule(steps=10**9, minutes=minutes))
     encode = _encoder(transform.eval())
+    clock = Clock(Schedule(steps=10**9, minutes=minutes))  # from here on: what comes before does not depend on the photographs
     order = (index for _ in range(passes) for index in random.permutation(len(images)))
-    for index in order:
-        if clock.progress(0) >= 1:
+    for count, index in enumerate(order):
+        if count and clock.progress(0) >= 1:
             return
         image = images[int(index)]
         if random.random() < 0.5:
