@@ -52,6 +52,7 @@ class Search:
         self.stages = stages
 
     @staticmethod
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
     def from_tensors(tensors: Mapping[str, NDArray[Any]], prefix: str, config: LevelConfig, width: int) -> Search:
         """Reads the tensors `<prefix>.…` of a level whose context is `width` wide; raises `InvalidModelError` for missing or wrong ones."""
 
