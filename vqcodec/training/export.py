@@ -28,7 +28,7 @@ from vqcodec.errors import TrainingError
 from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, ENCODERS, PRIOR, WEIGHTS, open_transform
 from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
-from vqcodec.training.vqvae import VQVAE, flat
+from vqcodec.training.vqvae import VQVAE, Found, flat
 from vqcodec.transform import Transform
 
 OPSET = 18
@@ -42,9 +42,9 @@ class EncodeGraph(nn.Module):
         super().__init__()
         self.transform = transform
 
-    def quantised(self, level: int, features: list[Tensor], state: Tensor, direct: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """What a level's quantiser gets; of the `features` that of the level counts."""
-        latents, context = self.transform.before_search(level, (features, direct), state, quality)
+    def quantised(self, level: int, found: Found, state: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """What a level's quantiser gets."""
+        latents, context = self.transform.before_search(level, found, state, quality)
         return flat(latents), flat(context)
 
 
@@ -54,9 +54,9 @@ class EncodeTop(EncodeGraph):
     outputs = ("latents", "context", "middle_features", "bottom_features", "direct")
 
     def forward(self, image: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
-        features, direct = self.transform.encoder(image.permute(0, 3, 1, 2).float() / 255, self.transform.anchors(quality))
-        state = self.transform.decoder.start.expand_as(features[0])
-        return (*self.quantised(0, features, state, direct, quality), *features[1:], direct)
+        top, middle, bottom = self.transform.encoder(image.permute(0, 3, 1, 2).float() / 255, self.transform.anchors(quality))
+        state = self.transform.decoder.start.expand_as(top.features)
+        return (*self.quantised(0, top, state, quality), middle.features, *bottom)
 
 
 class EncodeMiddle(EncodeGraph):
@@ -68,7 +68,7 @@ class EncodeMiddle(EncodeGraph):
         batch, _, height, width = middle_features.shape
         state = self.transform.decoder.start.expand(batch, -1, height // 2, width // 2)
         state = self.transform.refined(0, top[None].long(), state, quality)
-        return (*self.quantised(1, [middle_features] * 3, state, middle_features, quality), state)
+        return (*self.quantised(1, Found(middle_features), state, quality), state)
 
 
 class EncodeBottom(EncodeGraph):
@@ -78,7 +78,7 @@ class EncodeBottom(EncodeGraph):
 
     def forward(self, middle: Tensor, state: Tensor, bottom_features: Tensor, direct: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
         state = self.transform.refined(1, middle[None].long(), state, quality)
-        return self.quantised(2, [bottom_features] * 3, state, direct, quality)
+        return self.quantised(2, Found(bottom_features, direct), state, quality)
 
 
 class DecodeGraph(nn.Module):

@@ -19,6 +19,7 @@ from vqcodec.config import LevelConfig
 
 LOG2_E = 1.4426950408889634
 NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
+SURE = 8.0  # nats by which code 0 of a new stage stands out: another one costs 12 bits at first
 SPREAD = 0.5  # deviation between split codes: closer ones would cost more bits than they save
 
 
@@ -139,10 +140,13 @@ class ResidualQuantizer(nn.Module):
         return latents + NOISE_STD * torch.randn_like(latents), bits
 
     @torch.no_grad()
-    def kmeans_start(self, latents: Tensor, iterations: int = 10) -> None:
-        """Lloyd's algorithm stage after stage on latents (N, D), N >= K; code 0 of every stage starts at zero."""
+    def kmeans_start(self, latents: Tensor, first: int = 0, iterations: int = 10) -> None:
+        """Lloyd's algorithm stage after stage, from stage `first` on: latents (N, D), N >= K, or what the stages before leave.
+
+        Code 0 of every stage starts at zero.
+        """
         residual = latents.clone()
-        for stage in range(self.config.stages):
+        for stage in range(first, self.config.stages):
             codebook = residual[torch.randperm(len(residual), device=residual.device)[: self.config.codebook_size]]
             codebook[0] = 0
             for _ in range(iterations):
@@ -155,9 +159,18 @@ class ResidualQuantizer(nn.Module):
             codebook[1:] += SPREAD * torch.randn_like(codebook[1:])  # finer codes than that are not worth their bits
             self.codebooks[stage] = codebook
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(-1)]
-        self.usage.fill_(1.0)
+        self.usage[first:] = 1.0
         if self.plain:
             self.sums.copy_(self.codebooks)
+
+    @torch.no_grad()
+    def silence(self, first: int) -> None:
+        """Stages from `first` on add nothing, and code 0 is all but certain: others are taken where they save more than their bits."""
+        self.codebooks[first:] = 0
+        for logits in self.logits[first:]:
+            nn.init.normal_(logits.weight, std=0.02)
+            nn.init.zeros_(logits.bias)
+            logits.bias[0] = SURE
 
     @torch.no_grad()
     def split_dead(self, threshold: float) -> int:

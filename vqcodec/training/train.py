@@ -126,7 +126,7 @@ def train_transform(
 ) -> TransformTrainer:
     """Trains the transform to the end of its schedule, from its checkpoint where there is one."""
     schedule = options.schedule(TRANSFORM_SHARE, options.batch, options.learning_rate)
-    start = exported_weights(options.start) if options.start else None
+    start = exported_weights(options.start, options.chosen.config.transform) if options.start else None
     compiled = world.device.type == "cuda" if options.compiled is None else options.compiled
     preset = options.chosen
     trainer = TransformTrainer(preset.config.transform, schedule, world, plain=preset.plain, start=start, compiled=compiled)
@@ -148,7 +148,8 @@ def train_transform(
 def train_prior(coded: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display) -> PriorTrainer:
     """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
     schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
-    trainer = PriorTrainer(options.chosen.config, schedule, world, exported_prior(options.start) if options.start else None)
+    config = options.chosen.config
+    trainer = PriorTrainer(config, schedule, world, exported_prior(options.start, config) if options.start else None)
     checkpoint = checkpoints / "prior.safetensors"
     if checkpoint.exists():
         trainer.load(checkpoint)

@@ -68,7 +68,8 @@ class TransformTrainer:
         torch.manual_seed(schedule.seed)
         self.schedule, self.world, self.plain = schedule, world, plain
         model = VQVAE(config, plain)
-        self.continued = start is not None and start_from(model, start)  # quantisers and all: no warm-up
+        self.kept = start_from(model, start) if start is not None else [0] * len(model.quantizers)  # stages a level to go on from
+        self.continued = any(self.kept)  # no warm-up
         self.model = model.to(world.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.parallel = world.parallel(self.model)
@@ -80,12 +81,12 @@ class TransformTrainer:
         groups = [{"params": others, "boost": 1.0}, {"params": codebooks, "boost": CODEBOOK_BOOST}]
         self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, betas=(0.9, 0.99))
         self.step = 0
-        self.started = self.continued  # whether the k-means start has been made
+        self.started = self.continued and self.kept == [level.stages for level in config.levels]  # whether k-means has been run
         self.minutes = 0.0
 
     def prepare(self, draw: Callable[[int], Tensor], progress: float) -> None:
         """The k-means start after the warm-up, and from then on the splitting of dead codes."""
-        if not self.started and (self.plain or progress >= WARMUP):
+        if not self.started and (self.plain or self.continued or progress >= WARMUP):
             self.kmeans_start([draw(-1 - index) for index in range(START_BATCHES)])
         elif self.started and not self.plain and progress < SPLIT_END and self.step % SPLIT_STEPS == SPLIT_STEPS - 1:
             for quantizer in self.model.quantizers:
@@ -157,18 +158,18 @@ class TransformTrainer:
 
     @torch.no_grad()
     def kmeans_start(self, batches: Sequence[Tensor]) -> None:
-        """Starts every codebook from the latents that the warmed-up net gives for these batches."""
+        """Starts every codebook from the latents that the net gives for these batches; of quantisers that came along, new stages."""
         torch.manual_seed(self.schedule.seed * 1_000_003 - 1)  # the start must not depend on when a run was resumed either
         found: list[list[Tensor]] = []
         for images in batches:
             # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
             quality = torch.linspace(0.5, 1, len(images), device=self.world.device)
-            found.append(self.model.latents_for_start(images, quality))
-        for quantizer, parts in zip(self.model.quantizers, zip(*found, strict=True), strict=True):
+            found.append(self.model.latents_for_start(images, quality, self.continued))
+        for quantizer, first, parts in zip(self.model.quantizers, self.kept, zip(*found, strict=True), strict=True):
             latents = torch.cat(parts)
             while len(latents) < 2 * quantizer.config.codebook_size:
                 latents = torch.cat([latents, latents + SPREAD * torch.randn_like(latents)])
-            quantizer.kmeans_start(latents[torch.randperm(len(latents), device=self.world.device)[:20_000]])
+            quantizer.kmeans_start(latents[torch.randperm(len(latents), device=self.world.device)[:20_000]], first)
         self.world.share([*self.model.parameters(), *self.model.buffers()])
         self.average.load_state_dict(self.model.state_dict())
         self.started = True

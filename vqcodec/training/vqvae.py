@@ -67,8 +67,15 @@ def flat(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).float()
 
 
+class Found(NamedTuple):
+    """What the encoder gives a level: features (B, C, h, w), and at the bottom latents (B, D, h, w) straight from the pixels."""
+
+    features: Tensor
+    direct: Tensor | None = None
+
+
 class Encoder(nn.Module):
-    """Bottom-up: (B, 3, H, W) -> features at 1/32, 1/16 and 1/8, and the bottom latents' part that comes straight from the pixels."""
+    """Bottom-up: (B, 3, H, W) -> what each level's latents come from, coarse first."""
 
     def __init__(self, config: TransformConfig):
         super().__init__()
@@ -80,14 +87,15 @@ class Encoder(nn.Module):
         self.scales = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
         self.direct = nn.Conv2d(3, config.levels[-1].dim, 3 * BLOCK, stride=BLOCK, padding=BLOCK, bias=False)
 
-    def forward(self, images: Tensor, anchors: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Returns the features, coarse first, and the direct part (B, D, H/8, W/8)."""
+    def forward(self, images: Tensor, anchors: Tensor) -> list[Found]:
+        """Returns the features at 1/32, 1/16 and 1/8, the last with the direct part."""
         pixels = x = images - 0.5
         features: list[Tensor] = []
         for down, scale, blocks in zip(self.down, self.scales, self.blocks, strict=True):
             x = blocks(scale(down(x), anchors))
             features.append(x)
-        return features[:0:-1], self.direct(pixels)
+        _, bottom, middle, top = features
+        return [Found(top), Found(middle), Found(bottom, self.direct(pixels))]
 
 
 class Decoder(nn.Module):
@@ -160,12 +168,11 @@ class VQVAE(nn.Module):
         """Weights of the anchor qualities: (B,) -> (B, A)."""
         return anchor_weights(self._held(quality), self.config.anchors)
 
-    def _latents(self, level: int, found: tuple[list[Tensor], Tensor], state: Tensor, gain: Tensor) -> Tensor:
-        """The latents (B, D, h, w) of a level, from what the encoder `found` and the decoder's state."""
-        features, direct = found
-        latents = self.posterior[level](torch.cat([features[level], state], 1))
-        if level == len(features) - 1:
-            latents = latents + direct
+    def _latents(self, level: int, found: Found, state: Tensor, gain: Tensor) -> Tensor:
+        """The latents (B, D, h, w) of a level, from what the encoder `found` for it and the decoder's state."""
+        latents = self.posterior[level](torch.cat([found.features, state], 1))
+        if found.direct is not None:
+            latents = latents + found.direct
         return latents.float() * gain
 
     def _zeros(self, level: int, features: Tensor) -> Tensor:
@@ -182,14 +189,14 @@ class VQVAE(nn.Module):
         batch, pixels = images.shape[0], images.shape[2] * images.shape[3]
         result = Pass(images, [], [], [])
         paths = TRAINING_PATHS if self.training else PATHS[DEFAULT_EFFORT]
-        state, latents = self.decoder.start.expand_as(found[0][0]), found[1]
+        state = latents = self.decoder.start.expand_as(found[0].features)
         for level, quantizer in enumerate(self.quantizers):
             if level >= levels or not quantizer.config.stages:
-                latents = self._zeros(level, found[0][level])
+                latents = self._zeros(level, found[level].features)
                 result.bits.append(images.new_zeros(batch))
                 result.distance.append(images.new_zeros(batch))
             else:
-                latents = self._latents(level, found, state, gain)
+                latents = self._latents(level, found[level], state, gain)
                 shape = (batch, *latents.shape[2:], latents.shape[1])
                 if noisy:
                     values, bits = quantizer.noisy(flat(latents))
@@ -204,21 +211,24 @@ class VQVAE(nn.Module):
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
         return result._replace(images=self.decoder.finish(state, latents, anchors).float())
 
-    def latents_for_start(self, images: Tensor, quality: Tensor) -> list[Tensor]:
-        """Latents (N, D) of each level where nothing is quantised, for the k-means start."""
+    def latents_for_start(self, images: Tensor, quality: Tensor, quantised: bool) -> list[Tensor]:
+        """Latents (N, D) of each level for the k-means start: where nothing is quantised, or what the quantisers leave of them."""
         anchors, gain = self.anchors(quality), self.gain(quality)
         found = self.encoder(images, anchors)
-        state = self.decoder.start.expand_as(found[0][0])
-        unquantised: list[Tensor] = []
-        for level in range(3):
-            latents = self._latents(level, found, state, gain)
-            unquantised.append(flat(latents))
-            entered = latents / gain * (self.quantizers[level].config.stages > 0)
-            state = self.decoder.refine(level, state + self.decoder.enter[level](entered), anchors)
-        return unquantised
+        state = self.decoder.start.expand_as(found[0].features)
+        for_start: list[Tensor] = []
+        for level, quantizer in enumerate(self.quantizers):
+            latents = self._latents(level, found[level], state, gain)
+            values = latents * (quantizer.config.stages > 0)
+            if quantised:
+                taken = quantizer(flat(latents), flat(self.context[level](state, anchors)), 1.0).latents
+                values = taken.view(len(images), *latents.shape[2:], -1).permute(0, 3, 1, 2)
+            for_start.append(flat(latents - values if quantised else latents))
+            state = self.decoder.refine(level, state + self.decoder.enter[level](values / gain), anchors)
+        return for_start
 
-    def before_search(self, level: int, found: tuple[list[Tensor], Tensor], state: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """A level's latents (B, D, h, w) and context (B, C, h, w), from what the encoder found and the decoder's state."""
+    def before_search(self, level: int, found: Found, state: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """A level's latents (B, D, h, w) and context (B, C, h, w), from what the encoder found for it and the decoder's state."""
         return self._latents(level, found, state, self.gain(quality)), self.context[level](state, self.anchors(quality))
 
     def refined(self, level: int, codes: Tensor, state: Tensor, quality: Tensor) -> Tensor:
@@ -230,10 +240,10 @@ class VQVAE(nn.Module):
         """(B, 3, H, W), (B,) -> codes of the three levels, each (B, S, h, w), from a search that keeps `paths` (quantize.py)."""
         self.eval()
         found = self.encoder(images, self.anchors(quality))
-        state = self.decoder.start.expand_as(found[0][0])
+        state = self.decoder.start.expand_as(found[0].features)
         codes: list[Tensor] = []
         for level, quantizer in enumerate(self.quantizers):
-            latents, context = self.before_search(level, found, state, quality)
+            latents, context = self.before_search(level, found[level], state, quality)
             height, width = latents.shape[2:]
             if quantizer.config.stages:
                 result = quantizer(flat(latents), flat(context), 0.0 if self.plain else 1.0, paths)
