@@ -147,7 +147,7 @@ def conditional(
 ) -> dict[str, float]:
     """The transform's estimate of its own rate."""
     transform = VQVAE(config.transform)
-    start_from(transform, exported_weights(folder))
+    start_from(transform, exported_weights(folder, config.transform))
     transform.eval()
     found: dict[str, float] = {}
     for name, images in pictures.items():
@@ -228,7 +228,7 @@ def trained(
 ) -> dict[str, float]:
     """Trains a variant from the model's prior and measures it; the weights that count are those of the last step."""
     world = World(torch.device("cpu"))
-    trainer = PriorTrainer(config, Schedule(steps, math.inf, learning_rate=LEARNING_RATE), world, exported_prior(folder))
+    trainer = PriorTrainer(config, Schedule(steps, math.inf, learning_rate=LEARNING_RATE), world, exported_prior(folder, config))
     draw = WindowSampler(training, 8, 0, world)
     with variant(trainer.model):
         while trainer.step < steps:

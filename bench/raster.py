@@ -10,7 +10,7 @@ import numpy as np
 
 from vqcodec.layers import ACTIVATION_MAX, Array
 from vqcodec.prior import Prior, embed
-from vqcodec.scan import Visit, VisitKnown, _stages
+from vqcodec.scan import LENGTH, Visit, VisitKnown, symbol_freqs
 
 
 @np.errstate(invalid="ignore")  # see vqcodec.scan.scan
@@ -29,21 +29,21 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
                 hidden = spatial(np.concatenate([*_taps(state, row, column), x], axis=1), 0, product)
                 state[row + 1, column + 1] = x
                 x = np.clip(x + mix.raw(hidden, product), -ACTIVATION_MAX, ACTIVATION_MAX)
-            codes = np.empty((net.config.stages, 1), np.int32)
-            for stage, table in enumerate(_stages(net, x, around, codes, product)):
-                codes[stage] = visit(stage, np.array([row]), np.array([column]), table)
-            inputs[row + 1, column + 1] = np.clip(embed(net.embed, codes), -ACTIVATION_MAX, ACTIVATION_MAX)
+            symbols = np.zeros((net.config.stages + 1, 1), np.int32)
+            for stage, _, table in symbol_freqs(net, x, around, symbols, product):
+                symbols[stage] = visit(stage, np.array([row]), np.array([column]), table)
+            inputs[row + 1, column + 1] = np.clip(embed(net.embed, symbols[:LENGTH]), -ACTIVATION_MAX, ACTIVATION_MAX)
     return height * width
 
 
-def scan_known(prior: Prior, level: int, context: Array, codes: Array, visit: VisitKnown) -> None:
-    """The same with known codes, so that what `scan` can read can be written."""
+def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: VisitKnown) -> None:
+    """The same with known symbols, so that what `scan` can read can be written."""
 
     def answer(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         visit(stage, rows, columns, freqs)
-        return np.asarray(codes[stage, rows, columns])
+        return np.asarray(symbols[stage, rows, columns])
 
-    scan(prior, level, context, codes.shape[1:], answer)
+    scan(prior, level, context, symbols.shape[1:], answer)
 
 
 def _taps(padded: Array, row: int, column: int) -> list[Array]:

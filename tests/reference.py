@@ -19,6 +19,7 @@ Vector = list[int]
 Map = dict[tuple[int, int], Vector]
 Tensors = dict[str, NDArray[Any]]
 
+NEVER = -(2**30)
 BEFORE = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # what a position may see of its own map
 AROUND = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
@@ -83,7 +84,7 @@ def context(tensors: Tensors, config: ModelConfig, level: int, quality: int, coa
 
 
 def level_logits(tensors: Tensors, config: ModelConfig, level: int, codes: NDArray[Any], around: Map) -> list[Map]:
-    """The logits of every position, one map a stage, given the level's codes (S, H, W) and its context."""
+    """The logits of every position that has the symbol, one map a stage and one of the lengths, given the level's codes (S, H, W)."""
     name, width = LEVELS[level], config.prior.channels
     tables = tensors[f"{name}.embed"].tolist()
     embedded = {place: clamp(add(*[table[code] for table, code in zip(tables, codes[:, *place], strict=True)])) for place in around}
@@ -92,14 +93,28 @@ def level_logits(tensors: Tensors, config: ModelConfig, level: int, codes: NDArr
         values[row, column] = clamp(layer(tensors, f"{name}.first", neighbours(embedded, row, column, BEFORE, width) + x))
     for index in range(config.prior.trunk_blocks[level]):
         values = block(tensors, f"{name}.trunk.{index}", values, (*BEFORE, (0, 0)), width)
+    lengths = {place: max([stage + 1 for stage, code in enumerate(codes[:, *place]) if code], default=0) for place in values}
     found: list[Map] = []
+    coded = f"{name}.length.embed" in tensors
+    if coded:
+        first = head(tensors, f"{name}.length", values, around)
+        table = tensors[f"{name}.length.embed"].tolist()
+        values = {place: clamp(add(x, table[lengths[place]])) for place, x in values.items()}
     for stage, code_map in enumerate(codes):
-        hidden = {place: clamp(layer(tensors, f"{name}.head.{stage}.hidden", x + around[place]), 0) for place, x in values.items()}
-        found.append({place: layer(tensors, f"{name}.head.{stage}.logits", h) for place, h in hidden.items()})
+        values = {place: x for place, x in values.items() if lengths[place] > stage or not coded}
+        logits = head(tensors, f"{name}.head.{stage}", values, around)
+        # the frequency of a code that cannot be is 1
+        found.append({place: [NEVER, *v[1:]] if coded and lengths[place] == stage + 1 else v for place, v in logits.items()})
         if stage < len(codes) - 1:
             table = tensors[f"{name}.head.{stage}.embed"].tolist()
             values = {place: clamp(add(x, table[code_map[place]])) for place, x in values.items()}
-    return found
+    return [*found, first] if coded else found
+
+
+def head(tensors: Tensors, name: str, values: Map, around: Map) -> Map:
+    """The logits of one kind of symbol at the places that have it."""
+    hidden = {place: clamp(layer(tensors, f"{name}.hidden", x + around[place]), 0) for place, x in values.items()}
+    return {place: layer(tensors, f"{name}.logits", h) for place, h in hidden.items()}
 
 
 def frequencies(logits: Vector) -> list[int]:

@@ -58,9 +58,13 @@ def swapped() -> bytes:
 
 
 def random_codes(rng: np.random.Generator, config: ModelConfig, height: int, width: int) -> Codes:
-    """Uniformly random codes of an image of `height` x `width` pixels."""
-    sizes = zip(config.transform.levels, map_sizes(height, width), strict=True)
-    return Codes(*[rng.integers(0, level.codebook_size, (level.stages, *size), np.int32) for level, size in sizes])
+    """Uniformly random codes of an image of `height` x `width` pixels; about half of the positions end in zeros."""
+    maps: list[Array] = []
+    for level, size in zip(config.transform.levels, map_sizes(height, width), strict=True):
+        lengths = rng.integers(0, 2 * level.stages + 1, size)
+        codes = rng.integers(0, level.codebook_size, (level.stages, *size), np.int32)
+        maps.append(codes * (np.arange(level.stages)[:, None, None] < lengths).astype(np.int32))
+    return Codes(*maps)
 
 
 def same(first: Codes, second: Codes) -> bool:
@@ -75,8 +79,11 @@ def make_config(channels: int, stages: tuple[int, ...], sizes: tuple[int, ...], 
     return ModelConfig(transform, PriorConfig(channels, (blocks,) * 3, (blocks,) * 2, 3))
 
 
-def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 127) -> dict[str, Array]:
-    """Legal tensors for `config`: int8 in -spread..spread, small biases, shifts around those that training uses."""
+def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 127, lengths: bool = True) -> dict[str, Array]:
+    """Legal tensors for `config`: int8 in -spread..spread, small biases, shifts around those that training uses.
+
+    Without `lengths` it is a prior of the first kind.
+    """
     width = config.prior.channels
     tensors: dict[str, Array] = {}
 
@@ -103,6 +110,10 @@ def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 12
             layer(f"{name}.context.up", width, 4 * width)
         layer(f"{name}.first", 5 * width, width)
         blocks(f"{name}.trunk", config.prior.trunk_blocks[index], 5)
+        if lengths and level.stages:
+            layer(f"{name}.length.hidden", 2 * width, width)
+            layer(f"{name}.length.logits", width, level.stages + 1)
+            table(f"{name}.length.embed", level.stages + 1, width)
         for stage in range(level.stages):
             layer(f"{name}.head.{stage}.hidden", 2 * width, width)
             layer(f"{name}.head.{stage}.logits", width, level.codebook_size)

@@ -20,7 +20,7 @@ from vqcodec.errors import DamagedError, InvalidModelError
 from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, MAX_SHIFT, Product, Reader, blas_product, float64_product, int64_product
 from vqcodec.model import PRIOR, load_model
 from vqcodec.prior import Prior
-from vqcodec.scan import scan, scan_known
+from vqcodec.scan import scan, scan_known, symbols_of
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
 PRODUCTS = (blas_product, float64_product, int64_product)
@@ -64,10 +64,12 @@ def tensors_of(seed: int = 0) -> dict[str, Array]:
     return random_prior(np.random.default_rng(seed), SMALL)
 
 
-@given(configs(), seeds, sides, sides, qualities, spreads)
-def test_any_codes_survive_any_prior(config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int) -> None:
+@given(configs(), seeds, sides, sides, qualities, spreads, st.booleans())
+def test_any_codes_survive_any_prior(
+    config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int, lengths: bool
+) -> None:
     rng = np.random.default_rng(seed)
-    prior = Prior.from_tensors(random_prior(rng, config, spread), config)
+    prior = Prior.from_tensors(random_prior(rng, config, spread, lengths), config)
     codes = random_codes(rng, config, height, width)
     payloads = bitstream.write(prior, codes, height, width, quality)
     assert same(bitstream.read(prior, payloads, height, width, quality), codes)
@@ -105,29 +107,31 @@ def test_a_layer_is_exact_up_to_the_bound(seed: int, inputs: int, outputs: int, 
 
 
 @settings(max_examples=40)
-@given(seeds, st.sampled_from([(1, 1), (33, 65), (65, 33), (1, 130), (130, 1)]), qualities, st.sampled_from([16, 127]))
-def test_scan_agrees_with_the_plain_reference(seed: int, size: tuple[int, int], quality: int, spread: int) -> None:
+@given(seeds, st.sampled_from([(1, 1), (33, 65), (65, 33), (1, 130), (130, 1)]), qualities, st.sampled_from([16, 127]), st.booleans())
+def test_scan_agrees_with_the_plain_reference(seed: int, size: tuple[int, int], quality: int, spread: int, lengths: bool) -> None:
     rng = np.random.default_rng(seed)
-    tensors = random_prior(rng, SMALL, spread)
+    tensors = random_prior(rng, SMALL, spread, lengths)
     codes = random_codes(rng, SMALL, *size)
     found = scanned_freqs(Prior.from_tensors(tensors, SMALL), codes, size, quality)
     above: reference.Map = {(row, column): [] for row in range(codes.top.shape[1]) for column in range(codes.top.shape[2])}
     for level, code_map in enumerate(codes):
         above = reference.context(tensors, SMALL, level, quality, codes[level - 1] if level else None, above)
         for stage, logits in enumerate(reference.level_logits(tensors, SMALL, level, code_map, above)):
+            assert logits.keys() == found[level][stage].keys()
             for place, values in logits.items():
                 assert found[level][stage][place].tolist() == reference.frequencies(values), (level, stage, place)
 
 
 def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: int) -> list[list[dict[tuple[int, int], Array]]]:
-    """What `scan` offers to the range coder: per level and stage, the frequencies at each position."""
+    """What `scan` offers to the range coder: per level and stage, the lengths last, the frequencies at each position."""
     found: list[list[dict[tuple[int, int], Array]]] = []
     context: Array | None = None
     for level, (code_map, map_size) in enumerate(zip(codes, map_sizes(*size), strict=True)):
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        stages: list[dict[tuple[int, int], Array]] = [{} for _ in code_map]
+        symbols = symbols_of(code_map)
+        stages: list[dict[tuple[int, int], Array]] = [{} for _ in symbols]
 
-        def visit(stage: int, rows: Array, columns: Array, freqs: Array, stages: list = stages, known: Array = code_map) -> Array:
+        def visit(stage: int, rows: Array, columns: Array, freqs: Array, stages: list = stages, known: Array = symbols) -> Array:
             stages[stage].update(zip(zip(rows.tolist(), columns.tolist(), strict=True), freqs, strict=True))
             return known[stage, rows, columns]
 
@@ -137,33 +141,41 @@ def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: in
 
 
 @settings(max_examples=100)
-@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from(PRODUCTS))
-def test_scans_visit_every_stage_of_every_position_once_in_few_steps(
-    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product
+@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from(PRODUCTS), st.booleans())
+def test_scans_visit_every_symbol_once_in_few_steps(
+    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product, lengths: bool
 ) -> None:
-    """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront; known codes give equal calls."""
+    """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront that have the symbol; known ones give equal calls."""
     rng = np.random.default_rng(seed)
-    prior = Prior(Prior.from_tensors(random_prior(rng, config), config).levels, product)
+    prior = Prior(Prior.from_tensors(random_prior(rng, config, lengths=lengths), config).levels, product)
     stages = config.transform.levels[level].stages
     context = rng.integers(-127, 128, (height, width, config.prior.channels), np.int8)
-    codes = np.full((stages, height, width), -1, np.int32)
+    symbols = np.full((stages + 1, height, width), -1, np.int32)
     calls: list[tuple[Array, ...]] = []
     again: list[tuple[Array, ...]] = []
 
     def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         calls.append((np.array(stage), rows, columns, freqs.copy()))
-        assert (codes[stage, rows, columns] == -1).all()
-        codes[stage, rows, columns] = rng.integers(0, freqs.shape[1], len(rows))
-        return codes[stage, rows, columns]
+        assert (symbols[stage, rows, columns] == -1).all()
+        # the last code of a position is not 0
+        least = (symbols[-1, rows, columns] == stage + 1).astype(int)
+        symbols[stage, rows, columns] = rng.integers(least, freqs.shape[1])
+        return symbols[stage, rows, columns]
 
     steps = width + 2 * (height - 1)
     assert scan(prior, level, context, (height, width), visit) == steps
-    fronts = [[(row, t - 2 * row) for row in range(height) if 0 <= t - 2 * row < width] for t in range(steps)]
+    held = symbols[-1] if lengths else np.full((height, width), stages)
+    expected: list[tuple[int, list[tuple[int, int]]]] = []
+    for t in range(steps):
+        front = [(row, t - 2 * row) for row in range(height) if 0 <= t - 2 * row < width]
+        expected += [(-1, front)] if lengths else []
+        expected += [(stage, [place for place in front if held[place] > stage]) for stage in range(stages)]
     assert [(int(stage), list(zip(rows.tolist(), columns.tolist(), strict=True))) for stage, rows, columns, _ in calls] == [
-        (stage, front) for front in fronts for stage in range(stages)
+        (stage, front) for stage, front in expected if front
     ]
-    assert (codes >= 0).all()
-    scan_known(prior, level, context, codes, lambda stage, *arrays: again.append((np.array(stage), *arrays)))
+    codes = symbols[:-1].clip(0)
+    assert not lengths or np.array_equal(symbols_of(codes)[-1], symbols[-1])
+    scan_known(prior, level, context, symbols_of(codes), lambda stage, *arrays: again.append((np.array(stage), *arrays)))
     assert all(np.array_equal(a, b) for one, other in zip(calls, again, strict=True) for a, b in zip(one, other, strict=True))
 
 

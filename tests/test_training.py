@@ -16,7 +16,7 @@ from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, 
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
 from vqcodec.prior import Prior
-from vqcodec.scan import scan
+from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
@@ -32,7 +32,7 @@ from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
-from vqcodec.training.start import exported_weights  # noqa: E402
+from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 from vqcodec.transform import PATHS  # noqa: E402
@@ -66,21 +66,31 @@ def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch:
     runtime = Prior.from_tensors(twin.export(), TINY)
     codes = random_codes(np.random.default_rng(quality), TINY, 150, 90)
     with torch.no_grad():
-        expected = twin.logits([torch.from_numpy(c).long()[None] for c in codes], torch.tensor([quality]))
+        expected = twin.symbols([torch.from_numpy(c).long()[None] for c in codes], torch.tensor([quality]))
     monkeypatch.setattr("vqcodec.scan.freqs", lambda logits: logits)
     context: Array | None = None
     for level, code_map in enumerate(codes):
         context = runtime.context(level, quality, codes[level - 1] if level else None, context)
-        found = np.zeros((*code_map.shape, TINY.transform.levels[level].codebook_size))
+        symbols = symbols_of(code_map)
+        found: dict[tuple[int, int, int], list[float]] = {}  # by stage and place
 
-        def keep(stage: int, rows: Array, columns: Array, logits: Array, found: Array = found, known: Array = code_map) -> Array:
-            found[stage, rows, columns] = logits
+        def keep(stage: int, rows: Array, columns: Array, logits: Array, found: dict = found, known: Array = symbols) -> Array:
+            found |= {(stage, *place): row for *place, row in zip(rows.tolist(), columns.tolist(), logits.tolist(), strict=True)}
             return known[stage, rows, columns]
 
         scan(runtime, level, context, code_map.shape[1:], keep)
-        units = np.stack([stage[0].numpy() for stage in expected[level]]) / pixelcnn.NATS
-        assert np.abs(units - units.round()).max() < 1e-3
-        assert np.array_equal(units.round(), found)
+        count = 0
+        for stage, (here, logits, values) in enumerate(expected[level], start=-1):
+            units = logits.numpy() / pixelcnn.NATS
+            possible = logits.numpy() != pixelcnn.IMPOSSIBLE
+            assert np.abs(units - units.round())[possible].max() < 1e-3
+            for place, value, row, held in zip(here.tolist(), values.tolist(), units.round(), possible, strict=True):
+                spot = divmod(place, code_map.shape[2])
+                assert value == symbols[(stage, *spot)]
+                assert np.array_equal(np.array(found[(stage, *spot)])[held], row[held])
+                assert found[(stage, *spot)][0] == IMPOSSIBLE or held[0]
+                count += 1
+        assert count == len(found)
 
 
 def test_a_prior_starts_from_an_exported_one() -> None:
@@ -91,6 +101,15 @@ def test_a_prior_starts_from_an_exported_one() -> None:
     again = other.export()
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
     assert tensors.keys() == again.keys()
+    without = {name: tensor for name, tensor in tensors.items() if ".length." not in name}
+    assert other.take(without)  # of a prior without lengths: they start so that nothing else notices them
+    assert not other.export()["bottom.length.embed"].any()
+    assert np.array_equal(other.export()["bottom.head.1.logits.weight"], tensors["bottom.head.1.logits.weight"])
+    *coarser, level = TINY.transform.levels
+    longer = pixelcnn.PixelCNN(replace(TINY, transform=replace(TINY.transform, levels=(*coarser, replace(level, stages=4)))))
+    assert longer.take(tensors)
+    assert np.array_equal(longer.export()["bottom.embed"][:2], tensors["bottom.embed"])
+    assert not longer.export()["bottom.embed"][2:].any()
     narrower = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, channels=8)))
     before = narrower.export()
     assert not narrower.take(tensors)
@@ -229,32 +248,73 @@ def test_the_papers_recipes_train(name: str) -> None:
     assert [c.shape[1] for c in low] == [level.stages for level in preset.config.transform.levels]
     assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))  # one rate, whatever the quality
     bits = pixelcnn.PixelCNN(preset.config)(low, torch.tensor([0, 5000]))
-    assert [b.shape for b in bits] == [c.shape for c in low]
+    assert [b.shape[1] for b in bits] == [c.shape[1] and c.shape[1] + 1 for c in low]  # a level without stages has no lengths
 
 
 def test_a_training_starts_from_a_smaller_model(tmp_path: Path) -> None:
     torch.manual_seed(1)
     small = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
     export_model(small, pixelcnn.PixelCNN(TINY), tmp_path, "small", {})
-    weights = exported_weights(tmp_path)
+    weights = exported_weights(tmp_path, TINY.transform)
     same = TransformTrainer(TINY.transform, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert same.continued
     images, quality = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
     with torch.no_grad():
-        expected = small.latents_for_start(images, quality)
-        found = same.average.latents_for_start(images, quality)
+        expected = small.latents_for_start(images, quality, False)
+        found = same.average.latents_for_start(images, quality, False)
         assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(expected, found, strict=True))  # half precision
         assert torch.allclose(small.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
     grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(*TINY.transform.levels[:2], LevelConfig(3, 64, 6)))
     more = TransformTrainer(grown, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert not more.continued  # its quantisers must start anew
     with torch.no_grad():
-        found = more.average.latents_for_start(images, quality)
+        found = more.average.latents_for_start(images, quality, False)
         assert all(torch.allclose(a, b[:, : a.shape[1]], atol=0.05) for a, b in zip(expected, found, strict=True))
     with pytest.raises(TrainingError, match="does not fit"):
         TransformTrainer(replace(TINY.transform, widths=(12, 16, 16, 8)), Schedule(10, FOREVER), CPU, start=weights)
     with pytest.raises(TrainingError, match="no exported model"):
-        exported_weights(tmp_path / "nowhere")
+        exported_weights(tmp_path / "nowhere", TINY.transform)
+
+
+def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(tmp_path: Path, photographs: Path) -> None:
+    """The grown model is at first what the smaller one was at each Lagrangian; then its new stages get codes."""
+    torch.manual_seed(1)
+    small = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
+    prior = pixelcnn.PixelCNN(TINY)
+    with torch.no_grad():
+        for name, parameter in small.named_parameters():
+            if name.endswith(QUALITY_SCALES):
+                parameter.normal_(std=0.2)
+    export_model(small, prior, tmp_path, "small", {})
+    *coarser, bottom = TINY.transform.levels
+    factor = TINY.transform.lambda_max / TINY.transform.lambda_min
+    wider = replace(
+        TINY.transform,
+        levels=(*coarser, replace(bottom, stages=4)),
+        anchors=4,
+        lambda_max=TINY.transform.lambda_max * factor**0.5,  # a third more than before: the old anchors stay anchors
+    )
+    sampler = CropSampler(load_images(photographs, 96, lambda _: None), Schedule(40, FOREVER, batch=2, crop=96), CPU)
+    trainer = TransformTrainer(wider, Schedule(40, FOREVER, batch=2), CPU, start=exported_weights(tmp_path, wider))
+    assert trainer.kept == [1, 2, 2]
+    images = sampler(0)
+    with torch.no_grad():
+        expected = small(images, torch.tensor([0.3, 0.9]), 1.0, levels=3)
+        found = trainer.average(images, torch.tensor([0.2, 0.6]), 1.0, levels=3)
+    assert (expected.images - found.images).abs().max() < 0.02  # half precision; in rare places another code
+    assert not any(codes[:, 2:].any() for codes in found.codes)
+    trainer.prepare(sampler, 0.0)
+    assert trainer.model.quantizers[2].codebooks[2:].abs().sum(-1).count_nonzero() == 2 * 63  # code 0 is zero
+    for quantizer, old in zip(trainer.model.quantizers, small.quantizers, strict=True):
+        assert torch.allclose(quantizer.codebooks[: len(old.codebooks)], old.codebooks, atol=0.01)
+    assert np.isfinite(trainer.train_step(images, 0.1)["loss"].item())
+
+    config = replace(TINY, transform=wider, prior=replace(TINY.prior, quality_anchors=4))
+    going_on = PriorTrainer(config, Schedule(40, FOREVER), CPU, exported_prior(tmp_path, config))
+    assert going_on.continued
+    old_table, table = (net.levels[2].quality.integers() for net in (prior, going_on.average))
+    assert torch.equal(old_table, table[:3])
+    assert torch.equal(table[2], table[3])
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -20,7 +20,7 @@ from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
 from vqcodec.prior import Prior
-from vqcodec.scan import scan, scan_known
+from vqcodec.scan import LENGTH, scan, scan_known, symbols_of
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
 SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
@@ -38,12 +38,12 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
     for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
         check_codes(code_map, prior.levels[level].config, size)
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        encoder = constriction.stream.queue.RangeEncoder()
+        encoder, symbols = constriction.stream.queue.RangeEncoder(), symbols_of(code_map)
 
-        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: CodeMap = code_map) -> None:
+        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: Array = symbols) -> None:
             encoder.encode(known[stage, rows, columns], FAMILY, freqs)
 
-        scan_known(prior, level, context, code_map, push)
+        scan_known(prior, level, context, symbols, push)
         payloads.append(_CHECKSUM.pack(checksum(code_map)) + encoder.get_compressed().astype("<u4").tobytes())
     return payloads
 
@@ -80,7 +80,8 @@ def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int
 
 def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int], payload: bytes) -> CodeMap:
     name = f"the payload of the level '{LEVELS[level]}'"
-    code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
+    held = np.zeros((prior.levels[level].config.stages + 1, *size), np.int32)
+    code_map = held[:LENGTH]
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
     bits = 32.0 * len(words) + SPARE_BITS
@@ -88,7 +89,7 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         nonlocal bits
         symbols = decoder.decode(FAMILY, freqs)
-        code_map[stage, rows, columns] = symbols
+        held[stage, rows, columns] = symbols
         bits -= least_bits(freqs, symbols)
         if bits < 0:
             raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")
@@ -115,17 +116,18 @@ def least_bits(freqs: Array, symbols: Array) -> float:
 
 
 def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
-    """-log2 of the codes' probability under the prior: bits per level and stage, without any coder's overhead."""
+    """-log2 of the codes' probability under the prior: bits per level and stage, the lengths' last, without any coder's overhead."""
     levels: list[list[float]] = []
     context: Array | None = None
     for level, code_map in enumerate(codes):
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        bits = [0.0] * len(code_map)
+        held = symbols_of(code_map)
+        bits = [0.0] * len(held)
 
-        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: CodeMap = code_map) -> None:
+        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: Array = held) -> None:
             symbols = known[stage, rows, columns]
             bits[stage] += float(np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols]).sum())
 
-        scan_known(prior, level, context, code_map, add)
+        scan_known(prior, level, context, held, add)
         levels.append(bits)
     return levels

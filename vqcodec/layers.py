@@ -87,6 +87,10 @@ class Reader:
             raise InvalidModelError(f"the prior's {name} holds -128; integers must lie in -127..127")
         return tensor
 
+    def has(self, prefix: str) -> bool:
+        """Whether any tensor that is left has a name that begins so."""
+        return any(name.startswith(prefix) for name in self.tensors)
+
     def table(self, name: str, shape: tuple[int, ...]) -> Array:
         """An int8 table, as float32."""
         return self.take(name, np.int8, shape).astype(np.float32)

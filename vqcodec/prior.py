@@ -9,6 +9,9 @@ the BLAS. After a product comes `floor(acc * 2 ** -shift + 1/2)` and a clamp.
 
 Masked 3x3 convolutions (PixelCNN, van den Oord et al. 2016) over the taps (-1,-1) (-1,0) (-1,1) (0,-1) and, after
 the first layer, (0,0).
+
+Most positions end in zeros: their last stages' codes are all 0. So a position's first symbol is its length, the number of stages up to
+its last code that is not 0, and only so many codes follow: work and time go where the bits are.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values
 
 @dataclass(frozen=True)
 class Head:
-    """One stage's output: what it adds for the earlier stages' codes, its hidden layer and its logits."""
+    """What gives the logits of one symbol of a position: of its length, or of one stage's code."""
 
     hidden: Layer
     logits: Layer
-    embed: Array | None  # (K, C) of this stage's own code, for the later stages; None for the last
+    embed: Array | None  # (K, C) of the symbol itself, for those that follow at the position; None for the last stage
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class LevelPrior:
     embed: Array  # (S, K, C)
     first: Layer
     trunk: list[tuple[Layer, Layer]]
+    length: Head | None  # None in models of the first kind, which code every stage of every position
     heads: list[Head]
-    around: Array  # (C, S * C): the rows of all hidden layers of heads that the context goes through
 
 
 class Prior:
@@ -164,16 +167,16 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
     embed = reader.table(f"{name}.embed", (stages, size, width))
     first = reader.layer(f"{name}.first", 5 * width, width)
     trunk = _read_blocks(reader, f"{name}.trunk", config.prior.trunk_blocks[index], 5, width)
-    heads = [
-        Head(
-            reader.layer(f"{name}.head.{stage}.hidden", 2 * width, width),
-            reader.layer(f"{name}.head.{stage}.logits", width, size),
-            reader.table(f"{name}.head.{stage}.embed", (size, width)) if stage < stages - 1 else None,
-        )
-        for stage in range(stages)
-    ]
-    around = np.concatenate([head.hidden.weight[width:] for head in heads], 1) if heads else np.zeros((width, 0), np.float32)
-    return LevelPrior(level, quality, context, embed, first, trunk, heads, around)
+    length = None
+    if reader.has(f"{name}.length."):
+        length = _read_head(reader, f"{name}.length", width, stages + 1)
+    heads = [_read_head(reader, f"{name}.head.{stage}", width, size, stage == stages - 1) for stage in range(stages)]
+    return LevelPrior(level, quality, context, embed, first, trunk, length, heads)
+
+
+def _read_head(reader: Reader, name: str, width: int, symbols: int, last: bool = False) -> Head:
+    hidden, logits = reader.layer(f"{name}.hidden", 2 * width, width), reader.layer(f"{name}.logits", width, symbols)
+    return Head(hidden, logits, None if last else reader.table(f"{name}.embed", (symbols, width)))
 
 
 def _read_blocks(reader: Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:

@@ -17,7 +17,7 @@ from vqcodec.config import LEVELS, QUALITY_STEPS
 from vqcodec.layers import Array
 from vqcodec.limits import MAX_PIXELS, check_pixels
 from vqcodec.model import Model, quality_steps
-from vqcodec.scan import scan
+from vqcodec.scan import LENGTH, scan
 from vqcodec.transform import Image
 
 
@@ -58,14 +58,14 @@ def draw(model: Model, height: int, width: int, quality: int, random: np.random.
         context = model.prior.context(level, quality, maps[level - 1] if level else None, context)
         if level < len(given):
             continue
-        drawn = np.zeros((model.config.transform.levels[level].stages, *size), np.int32)
+        drawn = np.zeros((model.config.transform.levels[level].stages + 1, *size), np.int32)  # and the lengths
 
-        def visit(stage: int, rows: Array, columns: Array, freqs: Array, drawn: CodeMap = drawn) -> Array:
+        def visit(stage: int, rows: Array, columns: Array, freqs: Array, drawn: Array = drawn) -> Array:
             reached = freqs.cumsum(1)
-            codes: Array = (reached <= random.random(len(rows))[:, None] * reached[:, -1:]).sum(1)
-            drawn[stage, rows, columns] = codes
-            return codes
+            symbols: Array = (reached <= random.random(len(rows))[:, None] * reached[:, -1:]).sum(1)
+            drawn[stage, rows, columns] = symbols
+            return symbols
 
         scan(model.prior, level, context, size, visit)
-        maps.append(drawn)
+        maps.append(drawn[:LENGTH])
     return Codes(*maps)

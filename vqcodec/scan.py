@@ -1,6 +1,6 @@
 """The scan: a level's map in wavefronts, through the prior, to the range coder's frequencies.
 
-Shapes: `(n, C)` for the n positions of one wavefront, codes `(S, H, W)`.
+Shapes: `(n, C)` for the n positions of one wavefront, codes `(S, H, W)`, symbols `(S + 1, H, W)`: the codes and the lengths (prior.py).
 
 A position (row, column) depends only on positions with a smaller `t = column + 2 * row`, so all positions of one t are
 computed together, in `W + 2 (H - 1)` steps (for the taps see prior.py). Reading, `scan` learns a wavefront's codes from the file
@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vqcodec.entropy import freqs
-from vqcodec.layers import ACTIVATION_MAX, Array, Product, clamped
-from vqcodec.prior import LevelPrior, Prior, embed
+from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
+from vqcodec.prior import Head, LevelPrior, Prior, embed
 
-Visit = Callable[[int, Array, Array, Array], Array]  # (stage, rows, columns, freqs (n, K)) -> codes (n,)
+Visit = Callable[[int, Array, Array, Array], Array]  # (stage or LENGTH, rows, columns, freqs (n, K)) -> symbols (n,)
 VisitKnown = Callable[[int, Array, Array, Array], None]
 
 REACH = 3  # wavefronts that the farthest tap reaches back
 RING = REACH + 1
+LENGTH = -1  # stands for a stage where a symbol is a length; the index of the lengths among the symbols
+IMPOSSIBLE = np.float32(-EXACT_LIMIT)  # the logit of a code that cannot be
 BATCH_POSITIONS = 512  # positions of the wavefronts that `scan_known` computes at once: they stay in the processor's cache
 
 
@@ -49,10 +51,10 @@ class _Wavefronts:
 # one for invalid operations, on ARM also those for division by zero and overflow.
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
-    """Walks a level's map (H, W) in wavefronts and calls `visit` for every stage of each; returns the steps.
+    """Walks a level's map (H, W) in wavefronts and calls `visit` for the lengths and every stage of each; returns the steps.
 
-    `visit(stage, rows, columns, freqs)` gets the positions (n,) and integer frequencies (n, K) and returns the codes
-    (n,) there: what the decoder pulls from the file, say. `context` is from `Prior.context`.
+    `visit(stage, rows, columns, freqs)` gets those positions (n,) that have a code at the stage, and integer frequencies (n, K), and
+    returns the symbols (n,) there: what the decoder pulls from the file, say. `context` is from `Prior.context`.
     """
     height, width = size
     net, product = prior.levels[level], prior.product
@@ -72,10 +74,10 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
             hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
             state.put(t, first, x)
             x = clamped(x + mix.raw(hidden, product))
-        codes = np.empty((net.config.stages, len(rows)), np.int32)
-        for stage, table in enumerate(_stages(net, x, around, codes, product)):
-            codes[stage] = visit(stage, rows, columns, table)
-        inputs.put(t, first, clamped(embed(net.embed, codes)))
+        symbols = np.zeros((net.config.stages + 1, len(rows)), np.int32)
+        for stage, here, table in symbol_freqs(net, x, around, symbols, product):
+            symbols[stage, here] = visit(stage, rows[here], columns[here], table)
+        inputs.put(t, first, clamped(embed(net.embed, symbols[:LENGTH])))
     return steps
 
 
@@ -84,41 +86,71 @@ def _rows(t: int, height: int, width: int) -> tuple[int, int]:
     return max(0, (t - width + 2) // 2), min(height - 1, t // 2) + 1
 
 
-def _stages(net: LevelPrior, x: Array, around: Array, codes: Array, product: Product) -> Iterator[Array]:
-    """The frequencies (n, K) of one stage after the other at n positions, from their trunk's output and context (n, C).
+def symbol_freqs(net: LevelPrior, x: Array, around: Array, symbols: Array, product: Product) -> Iterator[tuple[int, Array, Array]]:
+    """The frequencies of one symbol after the other at n positions, from their trunk's output and context (n, C).
 
-    The column of `codes` (S, n) that belongs to a stage is read after its frequencies were given out.
+    Gives the stage, or LENGTH, which of the positions have such a symbol (m,), and frequencies (m, K). What `symbols` (S + 1, n) hold
+    there is read after the frequencies were given out.
     """
-    shared, channels = product(around, net.around), x.shape[1]  # the context's part in the sums of all stages' hidden layers
+    here, channels = np.arange(len(x)), x.shape[1]
+    x = np.concatenate([x, around], axis=1)
+    known = x[:, :channels]  # what changes with every symbol that becomes known; the context stays
+    lengths: Array | None = None
+    if net.length is not None and len(here):
+        yield LENGTH, here, freqs(_logits(net.length, x, product))
+        lengths = symbols[LENGTH]
+        here = lengths.nonzero()[0]
+        x, lengths = x[here], lengths[here]
+        known = x[:, :channels]
+        clamped(np.add(known, net.length.embed[lengths], out=known))  # type: ignore[index]
     for stage, head in enumerate(net.heads):
-        sums = product(x, head.hidden.weight[:channels])
-        sums += shared[:, stage * channels : (stage + 1) * channels]
-        hidden = clamped(head.hidden.rounded(sums), 0)
-        yield freqs(head.logits.raw(hidden, product))
-        if head.embed is not None:
-            x = clamped(x + head.embed[codes[stage]])
+        if not len(here):
+            return
+        logits = _logits(head, x, product)
+        if lengths is not None:
+            logits[lengths == stage + 1, 0] = IMPOSSIBLE  # a last code that were 0 would not be the last
+        yield stage, here, freqs(logits)
+        if head.embed is None:
+            return
+        codes = symbols[stage, here]
+        if lengths is not None:
+            longer = (lengths > stage + 1).nonzero()[0]
+            if len(longer) < len(here):
+                here, x, codes, lengths = here[longer], x[longer], codes[longer], lengths[longer]
+                known = x[:, :channels]
+        clamped(np.add(known, head.embed[codes], out=known))
+
+
+def _logits(head: Head, x: Array, product: Product) -> Array:
+    return head.logits.raw(head.hidden(x, 0, product), product)
+
+
+def symbols_of(codes: Array) -> Array:
+    """Codes (S, H, W) and after them the lengths: int32 (S + 1, H, W)."""
+    stages = np.arange(1, len(codes) + 1)[:, None, None]
+    return np.concatenate([codes, (stages * (codes != 0)).max(0, initial=0, keepdims=True)], dtype=np.int32)
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
-def scan_known(prior: Prior, level: int, context: Array, codes: Array, visit: VisitKnown) -> None:
-    """The same as `scan` where the codes (S, H, W) are known: equal calls of `visit`, which answers nothing."""
-    height, width = codes.shape[1:]
+def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: VisitKnown) -> None:
+    """The same as `scan` where the symbols (S + 1, H, W) are known: equal calls of `visit`, which answers nothing."""
+    height, width = symbols.shape[1:]
     net, product = prior.levels[level], prior.product
     if not net.config.stages:
         return
     history = [_History(net.embed.shape[2]) for _ in range(1 + len(net.trunk))]
     for batch in _batches(height, width):
         around = np.broadcast_to(context, (height, width, net.embed.shape[2]))[batch.rows, batch.columns].astype(np.float32)
-        known = codes[:, batch.rows, batch.columns]
-        x = batch.masked(clamped(embed(net.embed, known)))
+        known = symbols[:, batch.rows, batch.columns]
+        x = batch.masked(clamped(embed(net.embed, known[:LENGTH])))
         x = net.first(history[0].columns(batch, x, around), -ACTIVATION_MAX, product)
         for state, (spatial, mix) in zip(history[1:], net.trunk, strict=True):
             x = batch.masked(x.reshape(around.shape))
             hidden = spatial(state.columns(batch, x, x), 0, product)
             x = clamped(x.reshape(-1, x.shape[2]) + mix.raw(hidden, product))
         valid = batch.valid
-        tables = list(_stages(net, x.reshape(around.shape)[valid], around[valid], known[:, valid], product))
-        _visit_in_order(batch, tables, visit)
+        found = list(symbol_freqs(net, x.reshape(around.shape)[valid], around[valid], known[:, valid], product))
+        _visit_in_order(batch, found, visit)
 
 
 class _Batch:
@@ -170,11 +202,13 @@ class _History:
         return np.concatenate(taps, axis=2).reshape(-1, 5 * channels)
 
 
-def _visit_in_order(batch: _Batch, tables: list[Array], visit: VisitKnown) -> None:
-    """Calls `visit` for the batch's wavefronts one after the other, and for every stage of each."""
-    end = 0
-    for t, inside in enumerate(batch.valid, batch.start):
-        rows = batch.rows[0, inside]
-        begin, end = end, end + len(rows)
-        for stage, table in enumerate(tables):
-            visit(stage, rows, t - 2 * rows, table[begin:end])
+def _visit_in_order(batch: _Batch, found: list[tuple[int, Array, Array]], visit: VisitKnown) -> None:
+    """Calls `visit` for the batch's wavefronts one after the other, and for every symbol of each."""
+    rows, columns = np.broadcast_to(batch.rows, batch.valid.shape)[batch.valid], batch.columns[batch.valid]
+    bounds = np.concatenate([[0], batch.valid.sum(1).cumsum()])  # of the wavefronts among the positions
+    parts = [(stage, rows[here], columns[here], table, here.searchsorted(bounds)) for stage, here, table in found]
+    for wavefront in range(len(batch.valid)):
+        for stage, part_rows, part_columns, table, ends in parts:
+            part = slice(ends[wavefront], ends[wavefront + 1])
+            if part.start < part.stop:
+                visit(stage, part_rows[part], part_columns[part], table[part])

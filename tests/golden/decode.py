@@ -34,7 +34,7 @@ import numpy as np  # noqa: E402
 from vqcodec import bitstream, container  # noqa: E402
 from vqcodec.model import load_model  # noqa: E402
 from vqcodec.prior import Prior  # noqa: E402
-from vqcodec.scan import scan_known  # noqa: E402
+from vqcodec.scan import scan_known, symbols_of  # noqa: E402
 from vqcodec.selftest import PRODUCTS, machine  # noqa: E402
 
 
@@ -54,7 +54,13 @@ def main() -> int:
             context = None
             for level, code_map in enumerate(codes):
                 context = exact.context(level, held.quality, codes[level - 1] if level else None, context)
-                scan_known(exact, level, context, code_map, lambda *arrays, into=written: into.update(arrays[3].astype("<u4").tobytes()))
+                scan_known(
+                    exact,
+                    level,
+                    context,
+                    symbols_of(code_map),
+                    lambda *arrays, into=written: into.update(arrays[3].astype("<u4").tobytes()),
+                )
         print(f"{kind}: {len(files)} files, codes {digest.hexdigest()[:32]}, frequencies {written.hexdigest()[:32]}")
     print(f"{wrong} files have other codes")
     return 1 if wrong or not files else 0

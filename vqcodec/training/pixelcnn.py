@@ -1,6 +1,6 @@
 """The torch twin of the integer prior (`vqcodec.prior`): the same network, trained with the integers in the loop.
 
-Shapes: codes of a level `(B, S, h, w)`, activations `(B, h, w, C)`, logits `(B, h, w, K)` per stage.
+Shapes: codes of a level `(B, S, h, w)`, activations `(B, h, w, C)`, logits `(M, K)` of those positions that have a symbol.
 
 Every activation here *is* the integer that the runtime computes, held in float32; weights are rounded on the way
 (straight-through estimator, Bengio et al. 2013), so training sees exactly the net that ships. Whole maps go through
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ SPATIAL_SHIFT = 8  # weights of +-127 span +-0.5: ample beside the 0.04 deviatio
 MIX_SHIFT = 8
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
 NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
+IMPOSSIBLE = -1e4  # nats: the logit of a code that cannot be
 CENTRE = ((0, 0),)
 Tensors = dict[str, NDArray[np.int8] | NDArray[np.int32]]  # of `prior.safetensors`
 MASK_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (row, column); the order of the runtime's taps
@@ -128,8 +130,16 @@ class IntBlock(nn.Module):
         return clamped(x + self.mix(clamped(self.spatial(x), 0)))
 
 
+class Symbols(NamedTuple):
+    """Symbols of one kind: their places among all positions (M,), logits (M, K), and what they are (M,)."""
+
+    here: Tensor
+    logits: Tensor
+    values: Tensor
+
+
 class LevelNet(nn.Module):
-    """One level: context of the coarser codes, masked trunk, a head per stage."""
+    """One level: context of the coarser codes, masked trunk, a head for the lengths and one per stage."""
 
     def __init__(self, config: ModelConfig, index: int):
         super().__init__()
@@ -149,6 +159,10 @@ class LevelNet(nn.Module):
         self.hidden = nn.ModuleList([IntLayer(width, width, MIX_SHIFT, extra=width) for _ in range(stages)])
         self.logits = nn.ModuleList([IntLayer(width, size, LOGIT_SHIFT, gain=0.5) for _ in range(stages)])
         self.head_embed = nn.ModuleList([IntTable(size, width) for _ in range(stages - 1)])
+        if stages:
+            self.length_hidden = IntLayer(width, width, MIX_SHIFT, extra=width)
+            self.length_logits = IntLayer(width, stages + 1, LOGIT_SHIFT, gain=0.5)
+            self.length_embed = IntTable(stages + 1, width)
 
     def quality_vector(self, quality: Tensor) -> Tensor:
         """Quality in hundredths, int (B,) -> (B, 1, 1, C), by the runtime's integer interpolation."""
@@ -173,23 +187,36 @@ class LevelNet(nn.Module):
         up = up.view(batch, height, width, 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
         return up.reshape(batch, 2 * height, 2 * width, -1)
 
-    def forward(self, codes: Tensor, context: Tensor) -> list[Tensor]:
-        """Logits in nats, a (B, h, w, K) per stage: `NATS` times the runtime's integers, except while training."""
+    def forward(self, codes: Tensor, context: Tensor) -> list[Symbols]:
+        """The lengths of all positions and then each stage's codes; logits in `NATS`, integers but while training."""
         if not self.level.stages:
             return []
         around = context.expand(-1, *codes.shape[2:], -1)
         x = clamped(self.first(clamped(self.embed.summed(codes)), around))
         for block in self.trunk:
             x = block(x)
-        found: list[Tensor] = []
-        for stage in range(self.level.stages):
-            hidden = clamped(self.hidden[stage](x, around), 0)
-            logits = self.logits[stage]
-            # in training the rounding to 1/16 bit is skipped and the product gives nats at once: it is most of the work
-            found.append(logits.unrounded(hidden, unit=NATS) if self.training else NATS * logits(hidden))
-            if stage < self.level.stages - 1:
-                x = clamped(x + F.embedding(codes[:, stage], self.head_embed[stage].integers()))
+        x, around = x.flatten(0, 2), around.flatten(0, 2)
+        symbols = codes.permute(1, 0, 2, 3).flatten(1)
+        stages = torch.arange(1, len(symbols) + 1, device=codes.device)[:, None]
+        lengths = (stages * (symbols != 0)).amax(0)
+        here = torch.arange(len(x), device=x.device)
+        found = [Symbols(here, self._logits(self.length_hidden, self.length_logits, x, around), lengths)]
+        x = clamped(x + F.embedding(lengths, self.length_embed.integers()))
+        zero = torch.arange(self.level.codebook_size, device=x.device) == 0
+        for stage in range(len(symbols)):
+            longer = (lengths > stage).nonzero()[:, 0]
+            here, x, around, lengths = here[longer], x[longer], around[longer], lengths[longer]
+            logits, chosen = self._logits(self.hidden[stage], self.logits[stage], x, around), symbols[stage, here]
+            impossible = (lengths == stage + 1)[:, None] & zero  # a last code that were 0 would not be the last
+            found.append(Symbols(here, logits.masked_fill(impossible, IMPOSSIBLE), chosen))
+            if stage < len(symbols) - 1:
+                x = clamped(x + F.embedding(chosen, self.head_embed[stage].integers()))
         return found
+
+    def _logits(self, hidden: nn.Module, logits: IntLayer, x: Tensor, around: Tensor) -> Tensor:
+        x = clamped(hidden(x, around), 0)
+        # in training the rounding to 1/16 bit is skipped and the product gives nats at once: it is most of the work
+        return logits.unrounded(x, unit=NATS) if self.training else NATS * logits(x)
 
 
 class PixelCNN(nn.Module):
@@ -200,9 +227,9 @@ class PixelCNN(nn.Module):
         self.config = config
         self.levels = nn.ModuleList([LevelNet(config, index) for index in range(len(LEVELS))])
 
-    def logits(self, codes: list[Tensor], quality: Tensor) -> list[list[Tensor]]:
-        """Codes of the three levels (B, S, h, w), quality in hundredths int (B,) -> logits per level and stage."""
-        found: list[list[Tensor]] = []
+    def symbols(self, codes: list[Tensor], quality: Tensor) -> list[list[Symbols]]:
+        """Codes of the three levels (B, S, h, w), quality in hundredths int (B,) -> per level the lengths, then the codes of each stage."""
+        found: list[list[Symbols]] = []
         context: Tensor | None = None
         for index, net in enumerate(self.levels):
             context = net.context(quality, codes[index - 1] if index else None, context)
@@ -210,11 +237,12 @@ class PixelCNN(nn.Module):
         return found
 
     def forward(self, codes: list[Tensor], quality: Tensor) -> list[Tensor]:
-        """Bits of every code: per level (B, S, h, w)."""
+        """Bits of every code and, after the last stage, of every length: per level (B, S + 1, h, w), 0 where there is no symbol."""
         bits: list[Tensor] = []
-        for level_codes, level_logits in zip(codes, self.logits(codes, quality), strict=True):
-            stages = [_bits(logits, level_codes[:, stage]) for stage, logits in enumerate(level_logits)]
-            bits.append(torch.stack(stages, 1) if stages else torch.zeros(level_codes.shape, device=level_codes.device))
+        for level_codes, found in zip(codes, self.symbols(codes, quality), strict=True):
+            batch, _, height, width = level_codes.shape
+            maps = [_bits(symbols, batch * height * width).view(batch, height, width) for symbols in found[1:] + found[:1]]
+            bits.append(torch.stack(maps, 1) if maps else torch.zeros(level_codes.shape, device=level_codes.device))
         return bits
 
     @torch.no_grad()
@@ -247,20 +275,41 @@ class PixelCNN(nn.Module):
 
     @torch.no_grad()
     def take(self, tensors: Tensors) -> bool:
-        """Starts from what `export` wrote; returns whether it fits. Where it does not, nothing changes."""
-        if {name: (t.shape, t.dtype) for name, t in tensors.items()} != {name: (t.shape, t.dtype) for name, t in self.export().items()}:
-            return False
+        """Starts from what `export` wrote, maybe of a prior with fewer stages or without lengths; returns whether it fits.
+
+        Where it does not, nothing changes. Tables of what is new start at zero, so that nothing else notices it.
+        """
+        shapes = {name: tensor.shape for name, tensor in self.export().items()}
+        for name, tensor in tensors.items():
+            wanted = shapes.get(name)
+            grows = ".length." in name or (name.endswith(".embed") and tensor.ndim == 3)  # with the number of stages
+            if wanted is None or not _holds(wanted, tensor.shape, grows):
+                return False
         for name, part in self.parts():
-            table = isinstance(part, IntTable)
-            part.weight.copy_(torch.from_numpy(tensors[name if table else f"{name}.weight"].astype(np.float32)) / part.UNIT)
+            stored = tensors.get(name if isinstance(part, IntTable) else f"{name}.weight")
+            if isinstance(part, IntTable):
+                part.weight.zero_()
+            if stored is None:
+                continue
+            part.weight[tuple(slice(side) for side in stored.shape)] = torch.from_numpy(stored.astype(np.float32)) / part.UNIT
             if isinstance(part, IntLayer):
-                part.bias.copy_(torch.from_numpy(tensors[f"{name}.bias"].astype(np.float32)) / (part.UNIT * 2.0**part.shift))
+                bias = torch.from_numpy(tensors[f"{name}.bias"].astype(np.float32)) / (part.UNIT * 2.0**part.shift)
+                part.bias[: len(bias)] = bias
+                part.bias[len(bias) :] = bias.min()
         return True
 
 
-def _bits(logits: Tensor, codes: Tensor) -> Tensor:
-    """-log2 of the softmax of logits (B, h, w, K) at codes (B, h, w)."""
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), codes.reshape(-1), reduction="none").view(codes.shape) / math.log(2)
+def _holds(wanted: tuple[int, ...], stored: tuple[int, ...], grows: bool) -> bool:
+    """Whether a tensor has the shape that is wanted, or where it `grows` is a part of it."""
+    if not grows:
+        return stored == wanted
+    return len(stored) == len(wanted) and all(a <= b for a, b in zip(stored, wanted, strict=True))
+
+
+def _bits(symbols: Symbols, positions: int) -> Tensor:
+    """-log2 of the softmax of the logits at the symbols, at their places among all positions; 0 elsewhere."""
+    bits = F.cross_entropy(symbols.logits.float(), symbols.values, reduction="none") / math.log(2)
+    return bits.new_zeros(positions).index_put((symbols.here,), bits)
 
 
 def _int8(x: Tensor) -> NDArray[np.int8]:
@@ -272,6 +321,8 @@ def _runtime_name(name: str) -> str:
     first, _, rest = name.partition(".")
     if first in ("hidden", "logits"):
         return f"head.{rest}.{first}"
+    if first.startswith("length_"):
+        return name.replace("_", ".", 1)
     return {"head_embed": f"head.{rest}.embed", "up": "context.up", "context_embed": "context.embed"}.get(
         first, name.replace("context_blocks", "context")
     )

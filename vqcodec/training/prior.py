@@ -169,10 +169,10 @@ class PriorTrainer:
 
 @torch.no_grad()
 def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[float]]:
-    """Mean bits per code of every level and stage on whole coded images."""
+    """Mean bits per position of every level and stage, the lengths' last, on whole coded images."""
     prior.eval()
     device = next(prior.parameters()).device
-    sums = [[0.0] * level.stages for level in prior.config.transform.levels]
+    sums = [[0.0] * (level.stages + bool(level.stages)) for level in prior.config.transform.levels]
     counts = [0] * len(sums)
     for image in images:
         codes = [c[None].long().to(device) for c in image.codes]
