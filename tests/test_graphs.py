@@ -20,7 +20,7 @@ from vqcodec import graphs, limits  # noqa: E402
 from vqcodec.errors import InvalidModelError, VQCodecError  # noqa: E402
 from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, load_model  # noqa: E402
 
-SPLIT = GOLDENS[1] / "model"  # the layout that is written
+SPLIT = GOLDENS[-1] / "model"  # the layout that is written
 
 
 @pytest.fixture

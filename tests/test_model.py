@@ -16,7 +16,7 @@ from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
 from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
 
-BY_LAYOUT = [(golden, name) for golden, layout in zip(GOLDENS, LAYOUTS.values(), strict=True) for name in layout]
+BY_LAYOUT = [(golden, name) for golden, layout in zip((GOLDENS[0], GOLDENS[-1]), LAYOUTS.values(), strict=True) for name in layout]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_missing_tensor(golden: Path, name: str, tmp_path: Path) -> None:
         load_model(folder).encode(noise(40, 40), 50) if name == WEIGHTS else load_model(folder).prior
 
 
-@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[1], name) for name in ENCODERS)])
+@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in ENCODERS)])
 def test_swapped_graphs(golden: Path, first: str, tmp_path: Path) -> None:
     folder = copied(golden, tmp_path)
     encode, decode = (folder / first).read_bytes(), (folder / DECODE).read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import GOLDEN, ROOT, run_python
+from tests.support import GOLDEN, GOLDENS, ROOT, run_python
 from vqcodec import selftest
 from vqcodec.errors import VQCodecError
 
@@ -82,10 +82,13 @@ def test_missing_golden_files_are_one_error(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_wheel_has_what_the_selftest_needs() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    written = GOLDENS[-1]
     golden = {source for source, target in listed.items() if target.startswith("vqcodec/golden/")}
     assert all((ROOT / source).is_file() for source in golden)
-    assert {f"tests/golden/v1/model/{path.name}" for path in (GOLDEN / "model").iterdir()} <= golden
+    assert {f"tests/golden/{written.name}/model/{path.name}" for path in (written / "model").iterdir()} <= golden
     files = [source for source in golden if source.endswith(".vq")]
     assert len(files) >= 4
     assert all(f"{source.removesuffix('.vq')}.codes.npz" in golden for source in files)
-    assert all(target == source.replace("tests/golden/v1", "vqcodec/golden") for source, target in listed.items() if source in golden)
+    assert all(
+        target == source.replace(f"tests/golden/{written.name}", "vqcodec/golden") for source, target in listed.items() if source in golden
+    )

@@ -109,7 +109,7 @@ class AnyNumber:
     __hash__ = None  # type: ignore[assignment]
 
 
-SPLIT = GOLDENS[1] / "model"  # of the layout that is written
+SPLIT = GOLDENS[-1] / "model"  # of the layout that is written
 
 
 @cache

@@ -40,12 +40,13 @@ from vqcodec.selftest import PRODUCTS, machine  # noqa: E402
 
 def main() -> int:
     """Returns the exit code."""
-    prior, wrong = load_model(HERE / "v1" / "model").prior, 0
+    folders, wrong = sorted(HERE.glob("v*/")), 0
+    priors = {folder: load_model(folder / "model").prior for folder in folders}
     print(f"{machine()}, {constriction.__name__}")
     for kind, product in PRODUCTS.items():
-        digest, written, files = hashlib.sha256(), hashlib.sha256(), sorted(HERE.glob("v1/*.vq"))
+        digest, written, files = hashlib.sha256(), hashlib.sha256(), sorted(HERE.glob("v*/*.vq"))
         for path in files:
-            held, exact = container.unpack(path.read_bytes()), Prior(prior.levels, product)
+            held, exact = container.unpack(path.read_bytes()), Prior(priors[path.parent].levels, product)
             codes = bitstream.read(exact, held.levels, held.height, held.width, held.quality)
             with np.load(path.with_name(f"{path.stem}.codes.npz"), allow_pickle=False) as stored:
                 wrong += not all(np.array_equal(stored[name], code_map) for name, code_map in codes._asdict().items())

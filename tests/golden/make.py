@@ -1,9 +1,9 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v2/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v3/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
-append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout (vqcodec/model.py), which is
-no longer written.
+append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout (vqcodec/model.py), and the priors
+of `v1` and `v2` code no lengths (vqcodec/prior.py): neither is written any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqcodec.training.export import export_model  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v2"
+FOLDER = HERE / "v3"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level
@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
         widths=(8, 8, 8, 8),
         encoder_depths=(1, 1, 1, 1),
         decoder_depths=(1, 1, 1, 1),
-        levels=(LevelConfig(1, 16, 4), LevelConfig(2, 16, 4), LevelConfig(2, 32, 4)),
+        levels=(LevelConfig(1, 16, 4), LevelConfig(2, 16, 4), LevelConfig(3, 32, 4)),
         lambda_min=25.0,
         lambda_max=1600.0,
         anchors=3,
@@ -94,11 +94,14 @@ def make_files(name: str, image: NDArray[np.uint8], data: bytes, model: Model) -
 
 
 def random_codes(height: int, width: int) -> Codes:
-    """Every code of every codebook with the same probability: what no picture would give."""
+    """Every code of every codebook with the same probability, what no picture would give; half of the positions end in zeros."""
     rng = np.random.default_rng(SEED)
-    sizes = map_sizes(height, width)
-    levels = CONFIG.transform.levels
-    return Codes(*[rng.integers(0, lv.codebook_size, (lv.stages, *size), np.int32) for lv, size in zip(levels, sizes, strict=True)])
+    maps: list[NDArray[np.int32]] = []
+    for level, size in zip(CONFIG.transform.levels, map_sizes(height, width), strict=True):
+        lengths = rng.integers(0, 2 * level.stages + 1, size)
+        codes = rng.integers(0, level.codebook_size, (level.stages, *size), np.int32)
+        maps.append(codes * (np.arange(level.stages)[:, None, None] < lengths).astype(np.int32))
+    return Codes(*maps)
 
 
 def smooth(seed: int, height: int, width: int) -> NDArray[np.uint8]:
