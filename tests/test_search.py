@@ -53,6 +53,8 @@ def costs(made: dict[str, Array], latents: Array, context: Array, codes: tuple[i
 def everything() -> tuple[dict[str, Array], Array, Array, Array]:
     """Tensors, latents, context, and the cost of every path of codes: (512, N)."""
     made, (latents, context) = tensors(), latents_and_context(200)
+    for stage in range(LEVEL.stages):
+        made[f"q.logits.{stage}.bias"][0] = -100  # code 0, which ends a position, is too dear
     paths = product(range(LEVEL.codebook_size), repeat=LEVEL.stages)
     return made, latents, context, np.stack([costs(made, latents, context, path) for path in paths])
 
@@ -74,6 +76,24 @@ def test_more_paths_find_better_codes(everything: tuple[dict[str, Array], Array,
     means = [cost_of(quantiser(latents, context, paths), table).mean() for paths in (1, 2, 4, 16)]
     assert means == sorted(means, reverse=True)
     assert means[0] > means[-1]
+
+
+def test_a_position_ends_where_all_its_paths_take_code_0() -> None:
+    """Up to there the codes are those of a quantiser with so many stages, after it all are 0."""
+    made, (latents, context) = tensors(), latents_and_context(300)
+    made["q.codebooks"][:, 0] = 0
+    for stage in range(LEVEL.stages):
+        made[f"q.logits.{stage}.bias"][0] += 2 * stage  # so that every length occurs
+    quantiser = Search.from_tensors(made, "q", LEVEL, WIDTH)
+    found = quantiser(latents, context, 1)
+    lengths = (np.arange(1, LEVEL.stages + 1)[:, None] * (found != 0)).max(0)
+    assert set(lengths) == set(range(LEVEL.stages + 1))
+    assert all((found[stage, lengths <= stage] == 0).all() and (found[stage, lengths > stage] != 0).all() for stage in range(LEVEL.stages))
+    for stages in range(1, LEVEL.stages + 1):
+        codes = Search(quantiser.stages[:stages])(latents, context, 1)
+        assert np.array_equal(codes, found[:stages])
+    several = quantiser(latents, context, 4)
+    assert ((several == 0)[:-1] & (several != 0)[1:]).any()  # another path went on
 
 
 def test_positions_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

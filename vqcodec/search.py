@@ -5,6 +5,7 @@ Shapes: latents `(N, D)`, context `(N, C)`, codebooks `(S, K, D)`, codes `(S, N)
 Stage after stage, the paths with the smallest `||z - sum e||^2 - log2 p(codes | context)` so far go on (entropy-constrained vector
 quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's
 light conditional model. The prior that writes the file knows more, but needs the finer codes' neighbours, which are not chosen yet.
+A position ends where all its paths take code 0: nearly always the later codes would be 0 too, and most positions end early.
 """
 
 from __future__ import annotations
@@ -101,21 +102,26 @@ class Search:
     def _some(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.intp]:
         """The same for as many positions as fit into the cache."""
         count, dim = latents.shape
+        found = np.zeros((len(self.stages), count), np.intp)
+        here = np.arange(count)  # the positions that have not ended
         total = np.zeros((count, 1, dim), np.float32)  # of each path
         cost = np.zeros((count, 1), np.float32)  # of each path, but for the squared latents, which all share
         history = np.zeros((0, count, 1), np.intp)
-        position = np.arange(count)[:, None]
-        for index in range(len(self.stages)):
-            last = index == len(self.stages) - 1
+        for index, stage in enumerate(self.stages):
             table = self._costs(index, latents, context, total, cost)
             size = table.shape[1]
-            table = table.reshape(count, -1)
+            table = table.reshape(len(here), -1)
+            last = index == len(self.stages) - 1
             cost, best = _least(table, 1 if last else min(paths, table.shape[1]))
             path, codes = np.divmod(best, size)
-            history = np.concatenate([history[:, position, path], codes[None]])
-            if not last:
-                total = total[position, path] + self.stages[index].codebook[codes]
-        return history[:, :, 0]
+            history = np.concatenate([history[:, np.arange(len(here))[:, None], path], codes[None]])
+            found[: index + 1, here] = history[:, :, 0]
+            longer = codes.any(1).nonzero()[0]
+            if last or not len(longer):
+                break
+            total = total[longer[:, None], path[longer]] + stage.codebook[codes[longer]]
+            here, latents, context, cost, history = here[longer], latents[longer], context[longer], cost[longer], history[:, longer]
+        return found
 
     def _costs(self, index: int, latents: Floats, context: Floats, total: Floats, cost: Floats) -> Floats:
         """What every code after every path costs (N * P, K), from the paths' sums (N, P, D) and costs (N, P)."""

@@ -75,27 +75,35 @@ class ResidualQuantizer(nn.Module):
         return Quantized(total + (latents - latents.detach()), codes, bits, distance)
 
     def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> Tensor:
-        """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S)."""
-        size, count = self.config.codebook_size, latents.shape[0]  # len() would fix the size in an export
+        """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S).
+
+        A position ends where all its paths take code 0 (search.py).
+        """
+        size, count = self.config.codebook_size, len(latents)
         rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
         total, residual = torch.zeros_like(latents), latents
         cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
         history = rows.new_zeros(count, 0)
+        found = rows.new_zeros(count, self.config.stages)
+        ended = torch.zeros(count, 1, dtype=torch.bool, device=latents.device)
         kept = 1
         for stage in range(self.config.stages):
             logits = self.raw_logits(stage, self.hidden[stage](context).index_select(0, rows), total)
             table = self._continued(stage, cost, residual, logits, rate_weight * LOG2_E).view(count, kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
-            least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False, sorted=False)
-            which = ((best.float() + 0.5) / size).long()  # of the position's paths; // would cost an export twice the operators
+            least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False)
+            which = best // size  # of the position's paths
             path = (torch.arange(count, device=latents.device)[:, None] * kept + which).flatten()
             codes = (best - which * size).flatten()
             history = torch.cat([history.index_select(0, path), codes[:, None]], 1)
+            first = history.view(count, following, stage + 1)[:, 0]
+            found[:, : stage + 1] = torch.where(ended, found[:, : stage + 1], first)
+            ended |= (codes == 0).view(count, following).all(1, keepdim=True)
             cost, rows = least.flatten(), rows.index_select(0, path)
             total = total.index_select(0, path) + F.embedding(codes, self.codebooks[stage])
             residual = latents.index_select(0, rows) - total
             kept = following
-        return history
+        return found
 
     def _continued(self, stage: int, cost: Tensor, residual: Tensor, logits: Tensor, weight: float | Tensor) -> Tensor:
         """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and bits by `logits` (N, K)."""
