@@ -111,8 +111,10 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
 def least_bits(freqs: Array, symbols: Array) -> float:
     """Bits that coding the symbols (n,) under the frequencies (n, K) takes at least, whatever the coder rounds."""
     count, size = freqs.shape
-    share = freqs[np.arange(count), symbols] / freqs.sum(1)
-    return float(-np.log2((share * (CODER_TOTAL - size) + 2) / CODER_TOTAL).sum())
+    share = freqs[np.arange(count), symbols] / (freqs @ np.ones(size))
+    share *= (CODER_TOTAL - size) / CODER_TOTAL
+    share += 2 / CODER_TOTAL
+    return -float(np.log2(share).sum())
 
 
 def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:

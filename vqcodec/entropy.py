@@ -36,4 +36,4 @@ FREQ_TABLE: NDArray[np.float64] = np.array(
 def freqs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Turns integer-valued logits (n, K) into integer-valued frequencies (n, K), each at least 1."""
     below = logits.max(axis=1, keepdims=True) - logits
-    return FREQ_TABLE.take(below.astype(np.int32), mode="clip")
+    return FREQ_TABLE.take(below.astype(np.intp), mode="clip")

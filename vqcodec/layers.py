@@ -48,9 +48,8 @@ class Layer:
 
 
 def clamped(x: Array, low: int = -ACTIVATION_MAX) -> Array:
-    """Clamps to [low, 127] in place; np.clip takes twice as long on arrays of this size."""
-    np.maximum(x, np.float32(low), out=x)
-    return np.minimum(x, np.float32(ACTIVATION_MAX), out=x)
+    """Clamps to [low, 127] in place; the function np.clip takes longer than the work on arrays of this size."""
+    return x.clip(low, ACTIVATION_MAX, out=x)
 
 
 def blas_product(inputs: Array, weight: Array) -> Array:

@@ -24,6 +24,7 @@ import numpy as np
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
+FEW_POSITIONS = 128
 BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values are bounded at any image size
 
 
@@ -148,6 +149,12 @@ def embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
     """Sum over stages of table rows: tables (S, K, C), codes (S, ...) -> float32 (..., C), not clamped."""
     if not len(tables):
         return np.zeros((*codes.shape[1:], tables.shape[2]), np.float32) + start
+    stages, size, channels = tables.shape
+    if codes[0].size <= FEW_POSITIONS:  # one gather for all stages: a wavefront's time is that of its calls
+        first = np.arange(0, stages * size, size).reshape(-1, *(1,) * (codes.ndim - 1))
+        total = tables.reshape(-1, channels).take(first + codes, axis=0).sum(0)
+        total += start
+        return total
     total = tables[0][codes[0]] + start
     for table, code in zip(tables[1:], codes[1:], strict=True):
         total += table[code]

@@ -64,11 +64,13 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
     inputs = _Wavefronts(height, channels)
     states = [_Wavefronts(height, channels) for _ in net.trunk]
     steps = width + 2 * (height - 1)
+    contexts = np.broadcast_to(context, (height, width, channels)).reshape(-1, channels)
+    between = max(1, width - 2)  # from one position of a wavefront to its next, in the order of the map
     for t in range(steps):
         first, last = _rows(t, height, width)
         rows = np.arange(first, last)
         columns = t - 2 * rows
-        around = np.broadcast_to(context, (height, width, channels))[rows, columns].astype(np.float32)
+        around = contexts[t + first * (width - 2) :: between][: last - first].astype(np.float32)
         x = net.first(np.concatenate([*inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, product)
         for state, (spatial, mix) in zip(states, net.trunk, strict=True):
             hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)

@@ -116,7 +116,7 @@ class Search:
             path, codes = np.divmod(best, size)
             history = np.concatenate([history[:, np.arange(len(here))[:, None], path], codes[None]])
             found[: index + 1, here] = history[:, :, 0]
-            longer = codes.any(1).nonzero()[0]
+            longer = np.flatnonzero(codes.any(1))
             if last or not len(longer):
                 break
             total = total[longer[:, None], path[longer]] + stage.codebook[codes[longer]]
