@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Edit
-from tests.support import GOLDEN, GOLDENS, noise, swapped
+from tests.support import GOLDENS, noise, swapped
 from vqcodec import bitstream, codec, container, image
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
@@ -43,7 +43,7 @@ class Target(NamedTuple):
 @cache
 def model() -> Model:
     """The tiny model, opened."""
-    opened = load_model(GOLDEN / "model")
+    opened = load_model(GOLDENS[-1] / "model")
     _ = opened.prior, [part() for part in (*opened.transform.encoders, opened.transform.decoder)]
     return opened
 
@@ -51,7 +51,7 @@ def model() -> Model:
 @cache
 def files() -> list[bytes]:
     """Small golden files, and ones with everything that a file can hold."""
-    golden = [(GOLDEN / f"{name}.vq").read_bytes() for name in ("dot-q50", "line-q80", "odd-q0", "wide-q100")]
+    golden = [(GOLDENS[-1] / f"{name}.vq").read_bytes() for name in ("dot-q50", "line-q80", "odd-q0", "wide-q100")]
     pictures = [noise(40, 50)[:, :, :channels] for channels in (1, 2)] + [np.dstack([noise(33, 20), noise(33, 20, 1)[:, :, 0]])]
     metadata = Metadata(swapped(), exif(), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
     masked = pictures[2].copy()
