@@ -33,6 +33,7 @@ def main() -> None:
     pictures = [image.read(path.read_bytes(), name) for name, path in spread(found, given.count)]
     print(f"| effort | BD-rate | seconds a picture | {' | '.join(f'quality {quality:g}' for quality in given.qualities)} |")
     print("|---" * (3 + len(given.qualities)) + "|")
+    model.encode(pictures[0], 50)  # opens the graphs
     first: list[tuple[float, float]] = []
     for effort in given.efforts:
         points, seconds = zip(*(point(model, pictures, quality, effort) for quality in given.qualities), strict=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vqcodec.config import QUALITY_STEPS, ModelConfig
 from vqcodec.model import Model, load_model
-from vqcodec.training import pixelcnn
+from vqcodec.training import intlayers, pixelcnn
 from vqcodec.training.data import load_images, pad_to_multiple
 from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN
@@ -62,6 +62,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     model = load_model(given.model)
+    if any(net.length is None for net in model.prior.levels if net.config.stages):
+        parser.error(f"the prior of {given.model} codes no lengths; train it on (vqcodec train --from {given.model})")
     training = [image for path in given.codes for image in read_codes(path)]
     folders = dict(entry.split("=") for entry in given.sets.split(","))
     pictures = {name: load_images(Path(folder), 32, print)[: given.count] for name, folder in folders.items()}
@@ -167,8 +169,9 @@ def in_floats(model: PixelCNN) -> Iterator[None]:
     del model
     patches = [
         mock.patch.object(pixelcnn, "rounded", lambda x: x),
-        mock.patch.object(pixelcnn.IntLayer, "integer_weight", lambda self: self.weight * self.UNIT),
-        mock.patch.object(pixelcnn.IntTable, "integers", lambda self: self.weight * self.UNIT),
+        mock.patch.object(intlayers, "rounded", lambda x: x),
+        mock.patch.object(intlayers.IntLayer, "integer_weight", lambda self: self.weight * self.UNIT),
+        mock.patch.object(intlayers.IntTable, "integers", lambda self: self.weight * self.UNIT),
         mock.patch.object(PixelCNN, "keep_in_range"),
     ]
     with contextlib.ExitStack() as stack:
@@ -204,10 +207,10 @@ def without_neighbours(model: PixelCNN) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_stages(model: PixelCNN) -> Iterator[None]:
-    """No stage sees the earlier ones of its own position."""
+    """No stage sees the earlier ones of its own position, nor more of its length than that it has the stage."""
     with contextlib.ExitStack() as stack:
         for net in model.levels:
-            for table in net.head_embed:
+            for table in (*net.head_embed, net.length_embed):
                 integers = table.integers
                 stack.enter_context(mock.patch.object(table, "integers", lambda integers=integers: 0 * integers()))
         yield

@@ -13,7 +13,7 @@ from vqcodec.prior import Prior, embed
 from vqcodec.scan import LENGTH, Visit, VisitKnown, symbol_freqs
 
 
-@np.errstate(invalid="ignore")  # see vqcodec.scan.scan
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see vqcodec.scan.scan
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
     """Walks a level's map (H, W) row by row, as `vqcodec.scan.scan` does in wavefronts; returns the steps."""
     height, width = size

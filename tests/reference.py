@@ -19,7 +19,7 @@ Vector = list[int]
 Map = dict[tuple[int, int], Vector]
 Tensors = dict[str, NDArray[Any]]
 
-NEVER = -(2**30)
+IMPOSSIBLE = -(2**24)
 BEFORE = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # what a position may see of its own map
 AROUND = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
@@ -103,8 +103,7 @@ def level_logits(tensors: Tensors, config: ModelConfig, level: int, codes: NDArr
     for stage, code_map in enumerate(codes):
         values = {place: x for place, x in values.items() if lengths[place] > stage or not coded}
         logits = head(tensors, f"{name}.head.{stage}", values, around)
-        # the frequency of a code that cannot be is 1
-        found.append({place: [NEVER, *v[1:]] if coded and lengths[place] == stage + 1 else v for place, v in logits.items()})
+        found.append({place: [IMPOSSIBLE, *v[1:]] if coded and lengths[place] == stage + 1 else v for place, v in logits.items()})
         if stage < len(codes) - 1:
             table = tensors[f"{name}.head.{stage}.embed"].tolist()
             values = {place: clamp(add(x, table[code_map[place]])) for place, x in values.items()}

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, ROOT, noise, run_python, vqcodec
+from tests.support import GOLDEN, GOLDENS, ROOT, noise, run_python, vqcodec
 from vqcodec import bitstream, channels, codec, config, container, files, image, limits
 from vqcodec.compare import compare
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import DamagedError, ImageError, LimitError
-from vqcodec.model import Model
+from vqcodec.model import Model, load_model
 from vqcodec.targets import compress_to
 
 FILE = (GOLDEN / "wide-q100.vq").read_bytes()
@@ -61,8 +61,10 @@ def test_a_header_with_too_many_pixels_is_refused(decode: Callable[..., object],
 
 
 @pytest.mark.parametrize("size", [(14_000, 14_000), (65_535, 3_000), (3_000, 65_535)])
-def test_a_short_file_takes_little_memory_even_below_the_limit(size: tuple[int, int], model: Model) -> None:
+@pytest.mark.parametrize("golden", [GOLDENS[0], GOLDENS[-1]], ids=lambda golden: golden.name)
+def test_a_short_file_takes_little_memory_even_below_the_limit(size: tuple[int, int], golden: Path) -> None:
     """Middle and bottom cost memory only when the top was intact, and the top ends when its payload does."""
+    model = load_model(golden / "model")
 
     def refused() -> None:
         with pytest.raises(DamagedError, match="ends too early"):

@@ -29,7 +29,7 @@ from vqcodec.training.data import CropSampler, load_images  # noqa: E402
 from vqcodec.training.export import export_model, runtime_transform  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
-from vqcodec.training.prior import PriorTrainer, WindowSampler, encode_images, load_codes, save_codes  # noqa: E402
+from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
@@ -110,6 +110,15 @@ def test_a_prior_starts_from_an_exported_one() -> None:
     assert longer.take(tensors)
     assert np.array_equal(longer.export()["bottom.embed"][:2], tensors["bottom.embed"])
     assert not longer.export()["bottom.embed"][2:].any()
+    assert not other.take({})
+    assert not other.take({name: tensor for name, tensor in tensors.items() if name != "middle.context.up.weight"})
+    assert not other.take(tensors | {"top.embed": tensors["top.embed"].astype(np.int32)})
+    deeper = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, trunk_blocks=(1, 2, 3), context_blocks=(2, 1))))
+    assert deeper.take(tensors)
+    codes = [torch.from_numpy(c).long()[None] for c in random_codes(np.random.default_rng(0), TINY, 64, 64)]
+    assert other.take(tensors)
+    bits = [prior.eval()(codes, torch.tensor([5000])) for prior in (deeper, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*bits, strict=True))  # new blocks add nothing yet
     narrower = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, channels=8)))
     before = narrower.export()
     assert not narrower.take(tensors)
@@ -248,6 +257,8 @@ def test_the_papers_recipes_train(name: str) -> None:
     assert [c.shape[1] for c in low] == [level.stages for level in preset.config.transform.levels]
     assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))  # one rate, whatever the quality
     bits = pixelcnn.PixelCNN(preset.config)(low, torch.tensor([0, 5000]))
+    coded = CodedImage([c[0].short() for c in low], 5000)
+    assert [len(level) for level in evaluate_prior(pixelcnn.PixelCNN(preset.config), [coded])] == [b.shape[1] for b in bits]
     assert [b.shape[1] for b in bits] == [c.shape[1] and c.shape[1] + 1 for c in low]  # a level without stages has no lengths
 
 

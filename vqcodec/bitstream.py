@@ -80,8 +80,7 @@ def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int
 
 def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int], payload: bytes) -> CodeMap:
     name = f"the payload of the level '{LEVELS[level]}'"
-    held = np.zeros((prior.levels[level].config.stages + 1, *size), np.int32)
-    code_map = held[:LENGTH]
+    code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
     bits = 32.0 * len(words) + SPARE_BITS
@@ -89,7 +88,8 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         nonlocal bits
         symbols = decoder.decode(FAMILY, freqs)
-        held[stage, rows, columns] = symbols
+        if stage != LENGTH:
+            code_map[stage, rows, columns] = symbols
         bits -= least_bits(freqs, symbols)
         if bits < 0:
             raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")

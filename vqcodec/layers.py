@@ -39,10 +39,7 @@ class Layer:
 
     def raw(self, inputs: Array, product: Product) -> Array:
         """(n, I) -> (n, O), rounded, not clamped: the logits."""
-        return self.rounded(product(inputs, self.weight))
-
-    def rounded(self, acc: Array) -> Array:
-        """What becomes of the sums (n, O) of the product, in their place."""
+        acc = product(inputs, self.weight)
         acc += self.bias
         return np.floor(acc, out=acc)
 

@@ -24,7 +24,7 @@ import numpy as np
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
-FEW_POSITIONS = 128
+FEW_POSITIONS = 128  # a gather for all stages at once is quicker up to here, and takes little memory
 BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values are bounded at any image size
 
 
@@ -175,7 +175,7 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
     first = reader.layer(f"{name}.first", 5 * width, width)
     trunk = _read_blocks(reader, f"{name}.trunk", config.prior.trunk_blocks[index], 5, width)
     length = None
-    if reader.has(f"{name}.length."):
+    if stages and reader.has(f"{name}.length."):
         length = _read_head(reader, f"{name}.length", width, stages + 1)
     heads = [_read_head(reader, f"{name}.head.{stage}", width, size, stage == stages - 1) for stage in range(stages)]
     return LevelPrior(level, quality, context, embed, first, trunk, length, heads)

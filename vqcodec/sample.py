@@ -58,14 +58,15 @@ def draw(model: Model, height: int, width: int, quality: int, random: np.random.
         context = model.prior.context(level, quality, maps[level - 1] if level else None, context)
         if level < len(given):
             continue
-        drawn = np.zeros((model.config.transform.levels[level].stages + 1, *size), np.int32)  # and the lengths
+        drawn = np.zeros((model.config.transform.levels[level].stages, *size), np.int32)
 
-        def visit(stage: int, rows: Array, columns: Array, freqs: Array, drawn: Array = drawn) -> Array:
+        def visit(stage: int, rows: Array, columns: Array, freqs: Array, drawn: CodeMap = drawn) -> Array:
             reached = freqs.cumsum(1)
             symbols: Array = (reached <= random.random(len(rows))[:, None] * reached[:, -1:]).sum(1)
-            drawn[stage, rows, columns] = symbols
+            if stage != LENGTH:
+                drawn[stage, rows, columns] = symbols
             return symbols
 
         scan(model.prior, level, context, size, visit)
-        maps.append(drawn[:LENGTH])
+        maps.append(drawn)
     return Codes(*maps)

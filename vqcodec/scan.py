@@ -98,13 +98,15 @@ def symbol_freqs(net: LevelPrior, x: Array, around: Array, symbols: Array, produ
     x = np.concatenate([x, around], axis=1)
     known = x[:, :channels]  # what changes with every symbol that becomes known; the context stays
     lengths: Array | None = None
-    if net.length is not None and len(here):
-        yield LENGTH, here, freqs(_logits(net.length, x, product))
+    length = net.length
+    if length is not None and len(here):
+        yield LENGTH, here, freqs(_logits(length, x, product))
+        assert length.embed is not None
         lengths = symbols[LENGTH]
         here = lengths.nonzero()[0]
         x, lengths = x[here], lengths[here]
         known = x[:, :channels]
-        clamped(np.add(known, net.length.embed[lengths], out=known))  # type: ignore[index]
+        clamped(np.add(known, length.embed[lengths], out=known))
     for stage, head in enumerate(net.heads):
         if not len(here):
             return
@@ -129,7 +131,7 @@ def _logits(head: Head, x: Array, product: Product) -> Array:
 
 def symbols_of(codes: Array) -> Array:
     """Codes (S, H, W) and after them the lengths: int32 (S + 1, H, W)."""
-    stages = np.arange(1, len(codes) + 1)[:, None, None]
+    stages = np.arange(1, len(codes) + 1, dtype=np.uint8)[:, None, None]
     return np.concatenate([codes, (stages * (codes != 0)).max(0, initial=0, keepdims=True)], dtype=np.int32)
 
 

@@ -2,8 +2,7 @@
 
 Shapes: codes of a level `(B, S, h, w)`, activations `(B, h, w, C)`, logits `(M, K)` of those positions that have a symbol.
 
-Every activation here *is* the integer that the runtime computes, held in float32; weights are rounded on the way
-(straight-through estimator, Bengio et al. 2013), so training sees exactly the net that ships. Whole maps go through
+Every activation here *is* the integer that the runtime computes, held in float32 (intlayers.py). Whole maps go through
 masked convolutions, written as products over gathered taps; the runtime's wavefronts compute the same integers.
 """
 
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,112 +21,13 @@ from torch.nn import functional as F
 from vqcodec.config import LEVELS, QUALITY_STEPS, ModelConfig
 from vqcodec.entropy import LOGIT_STEPS
 from vqcodec.layers import ACTIVATION_MAX
+from vqcodec.training.intlayers import MIX_SHIFT, SPATIAL_SHIFT, IntBlock, IntLayer, IntTable, clamped, rounded
 
-SPATIAL_SHIFT = 8  # weights of +-127 span +-0.5: ample beside the 0.04 deviation that 900 inputs want
-MIX_SHIFT = 8
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
 NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
 IMPOSSIBLE = -1e4  # nats: the logit of a code that cannot be
-CENTRE = ((0, 0),)
 Tensors = dict[str, NDArray[np.int8] | NDArray[np.int32]]  # of `prior.safetensors`
 MASK_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (row, column); the order of the runtime's taps
-
-
-class _Round(torch.autograd.Function):
-    """floor(x + 1/2) with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return torch.floor(x + 0.5)
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-def rounded(x: Tensor) -> Tensor:
-    """Integers with a straight-through gradient."""
-    return _Round.apply(x)
-
-
-class IntLayer(nn.Module):
-    """An integer convolution over chosen taps of a 3x3 window; parameters are floats in units of the integers / 64."""
-
-    UNIT = 64.0
-
-    def __init__(
-        self, inputs: int, outputs: int, shift: int, taps: tuple[tuple[int, int], ...] = CENTRE, extra: int = 0, gain: float = 1.0
-    ):
-        super().__init__()
-        self.inputs, self.shift, self.taps = inputs, shift, taps
-        fan_in = inputs * len(taps) + extra
-        deviation = gain * math.sqrt(2 / fan_in) * 2**shift / self.UNIT
-        self.weight = nn.Parameter(torch.randn(fan_in, outputs) * deviation)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def integer_weight(self) -> Tensor:
-        """int8-valued weights (I, O), rows in the order of the runtime: taps, then what is concatenated."""
-        return rounded((self.weight * self.UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX))
-
-    def integer_bias(self) -> Tensor:
-        """Integer-valued bias (O,), in units of the accumulator; like the weights' its own unit is 64 outputs."""
-        return rounded(self.bias * (self.UNIT * 2.0**self.shift))
-
-    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """x (B, h, w, I), extra (B, h, w, E) joined at the position itself -> rounded (B, h, w, O), not clamped."""
-        return rounded(self.unrounded(x, extra).float())
-
-    def unrounded(self, x: Tensor, extra: Tensor | None = None, unit: float = 1.0) -> Tensor:
-        """What `forward` rounds, times `unit`: exact for powers of two, since only the scale of every sum changes."""
-        joined = self._gather(x)
-        if extra is not None:
-            joined.append(extra)
-        inputs = torch.cat(joined, -1) if len(joined) > 1 else joined[0]
-        scale = unit * 2.0**-self.shift
-        return F.linear(inputs, (self.integer_weight() * scale).T, self.integer_bias() * scale)
-
-    def _gather(self, x: Tensor) -> list[Tensor]:
-        if self.taps == CENTRE:
-            return [x]
-        height, width = x.shape[1:3]
-        below = 1 + max(row for row, _ in self.taps)  # a masked layer needs no row below the centre
-        padded = F.pad(x, (0, 0, 1, 1, 1, below - 1))
-        return [padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width] for row, column in self.taps]
-
-
-class IntTable(nn.Module):
-    """int8 vectors (..., C) with float parameters in units of the integers / 64."""
-
-    UNIT = 64.0
-
-    def __init__(self, *shape: int, deviation: float = 20.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(*shape) * deviation / self.UNIT)
-
-    def integers(self) -> Tensor:
-        return rounded((self.weight * self.UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX))
-
-    def summed(self, codes: Tensor) -> Tensor:
-        """Tables (S, K, C), codes (B, S, h, w) -> sum over stages (B, h, w, C), not clamped."""
-        tables = self.integers()
-        return sum((F.embedding(codes[:, s], tables[s]) for s in range(len(tables))), start=tables.new_zeros(()))
-
-
-def clamped(x: Tensor, low: int = -ACTIVATION_MAX) -> Tensor:
-    """Clamps to [low, 127], passing the gradient on inside."""
-    return x.clamp(low, ACTIVATION_MAX)
-
-
-class IntBlock(nn.Module):
-    """x + mix(relu(spatial(x))), clamped."""
-
-    def __init__(self, width: int, taps: tuple[tuple[int, int], ...]):
-        super().__init__()
-        self.spatial = IntLayer(width, width, SPATIAL_SHIFT, taps)
-        self.mix = IntLayer(width, width, MIX_SHIFT, gain=0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return clamped(x + self.mix(clamped(self.spatial(x), 0)))
 
 
 class Symbols(NamedTuple):
@@ -237,7 +137,10 @@ class PixelCNN(nn.Module):
         return found
 
     def forward(self, codes: list[Tensor], quality: Tensor) -> list[Tensor]:
-        """Bits of every code and, after the last stage, of every length: per level (B, S + 1, h, w), 0 where there is no symbol."""
+        """Bits of every code and, after the last stage, of every length: per level (B, S + 1, h, w), 0 where there is no symbol.
+
+        Of a level without stages (B, 0, h, w).
+        """
         bits: list[Tensor] = []
         for level_codes, found in zip(codes, self.symbols(codes, quality), strict=True):
             batch, _, height, width = level_codes.shape
@@ -275,19 +178,19 @@ class PixelCNN(nn.Module):
 
     @torch.no_grad()
     def take(self, tensors: Tensors) -> bool:
-        """Starts from what `export` wrote, maybe of a prior with fewer stages or without lengths; returns whether it fits.
+        """Starts from what `export` wrote, maybe of a prior with fewer blocks or stages or without lengths; returns whether it fits.
 
-        Where it does not, nothing changes. Tables of what is new start at zero, so that nothing else notices it.
+        Where it does not, nothing changes. What is new starts so that nothing else notices it, but for the lengths' own bits.
         """
-        shapes = {name: tensor.shape for name, tensor in self.export().items()}
-        for name, tensor in tensors.items():
-            wanted = shapes.get(name)
-            grows = ".length." in name or (name.endswith(".embed") and tensor.ndim == 3)  # with the number of stages
-            if wanted is None or not _holds(wanted, tensor.shape, grows):
-                return False
+        own = self.export()
+        lacking = own.keys() - tensors.keys()
+        if tensors.keys() - own.keys() or not all(_may_lack(name) for name in lacking):
+            return False
+        if not all(_holds(own[name], tensor, _by_stages(name, tensor)) for name, tensor in tensors.items()):
+            return False
         for name, part in self.parts():
             stored = tensors.get(name if isinstance(part, IntTable) else f"{name}.weight")
-            if isinstance(part, IntTable):
+            if isinstance(part, IntTable) or name.endswith((".mix", ".length.logits")):
                 part.weight.zero_()
             if stored is None:
                 continue
@@ -295,15 +198,26 @@ class PixelCNN(nn.Module):
             if isinstance(part, IntLayer):
                 bias = torch.from_numpy(tensors[f"{name}.bias"].astype(np.float32)) / (part.UNIT * 2.0**part.shift)
                 part.bias[: len(bias)] = bias
-                part.bias[len(bias) :] = bias.min()
+                part.bias[len(bias) :] = bias.min()  # lengths that were not
         return True
 
 
-def _holds(wanted: tuple[int, ...], stored: tuple[int, ...], grows: bool) -> bool:
-    """Whether a tensor has the shape that is wanted, or where it `grows` is a part of it."""
-    if not grows:
-        return stored == wanted
-    return len(stored) == len(wanted) and all(a <= b for a, b in zip(stored, wanted, strict=True))
+def _may_lack(name: str) -> bool:
+    """Whether an older prior can do without this tensor: of a further block or stage, or of lengths."""
+    needed = name.endswith("context.embed") or ".context.up." in name
+    return not needed and any(kind in name for kind in (".length.", ".head.", ".trunk.", ".context."))
+
+
+def _by_stages(name: str, tensor: NDArray[Any]) -> bool:
+    """Whether the tensor's shape depends on the number of stages."""
+    return ".length.logits." in name or name.endswith(".length.embed") or (name.endswith(".embed") and tensor.ndim == 3)
+
+
+def _holds(own: NDArray[Any], stored: NDArray[Any], grows: bool) -> bool:
+    """Whether a stored tensor has the type and shape of our own, or where it `grows` is a part of it."""
+    if own.dtype != stored.dtype or own.ndim != stored.ndim:
+        return False
+    return all(a <= b if grows else a == b for a, b in zip(stored.shape, own.shape, strict=True))
 
 
 def _bits(symbols: Symbols, positions: int) -> Tensor:

@@ -177,7 +177,7 @@ def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[f
     for image in images:
         codes = [c[None].long().to(device) for c in image.codes]
         for index, bits in enumerate(prior(codes, torch.tensor([image.quality], device=device))):
-            counts[index] += bits[0, 0].numel()
+            counts[index] += bits.shape[2] * bits.shape[3]
             sums[index] = [a + b for a, b in zip(sums[index], bits.sum((0, 2, 3)).tolist(), strict=True)]
     return [[value / count for value in level] for level, count in zip(sums, counts, strict=True)]
 

@@ -110,8 +110,7 @@ class ResidualQuantizer(nn.Module):
         codebook = self.codebooks[stage].detach()
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
             # -2 r.e + |e|^2 + cost - weight * logits as one product: each such table takes as much memory as all else together
-            most = logits.amax(-1, keepdim=True)  # by hand: ONNX Runtime's own ReduceLogSumExp takes ten times as long
-            cost = cost + weight * ((logits - most).exp().sum(-1).log() + most[:, 0])
+            cost = cost + weight * logits.logsumexp(-1)
             left = torch.cat([F.pad(residual, (0, 1), value=-0.5), -0.5 * cost[:, None]], 1)
             right = torch.cat([codebook, F.pad(codebook.square().sum(-1, keepdim=True), (0, 1), value=1)], 1)
             if isinstance(weight, Tensor):

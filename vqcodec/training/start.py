@@ -2,7 +2,7 @@
 
 What grew starts so that the function is that of the smaller network: new blocks add nothing and new latent dimensions
 reach nothing yet (function-preserving growth: Chen, Goodfellow and Shlens 2016, Net2Net). New stages of a quantiser get their codes
-from what the old ones leave (transform.py). Another range of qualities keeps what the network does at each Lagrangian.
+from what the old ones leave (transform.py). With another range of qualities the network does at each anchor what it did at that Lagrangian.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def exported_weights(folder: Path, config: TransformConfig) -> dict[str, Tensor]
     """
     try:
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-        old = load_model(folder).config.transform
-    except (OSError, ValueError, SafetensorError, VQCodecError) as error:
+        old = load_model(folder.resolve()).config.transform  # a bare name would be that of a shipped model
+        moved = torch.from_numpy(anchors_moved(old, config, old.anchors, config.anchors))
+        return {name: moved @ tensor if name.endswith(QUALITY_SCALES) else tensor for name, tensor in weights.items()}
+    except (OSError, ValueError, RuntimeError, SafetensorError, VQCodecError) as error:
         raise TrainingError(f"{folder} holds no exported model to start from: {error}") from error
-    moved = torch.from_numpy(anchors_moved(old, config, old.anchors, config.anchors))
-    return {name: moved @ tensor if name.endswith(QUALITY_SCALES) else tensor for name, tensor in weights.items()}
 
 
 def exported_prior(folder: Path, config: ModelConfig) -> Tensors:
     """The integers of an exported prior, its quality vectors at the qualities of `config`; raises `TrainingError` where there are none."""
     try:
         tensors = load_numpy(folder / PRIOR)
-        old = load_model(folder).config
+        old = load_model(folder.resolve()).config
+        moved = anchors_moved(old.transform, config.transform, old.prior.quality_anchors, config.prior.quality_anchors)
+        return {name: np.rint(moved @ t).astype(t.dtype) if name.endswith(".quality") else t for name, t in tensors.items()}
     except (OSError, ValueError, SafetensorError, VQCodecError) as error:
         raise TrainingError(f"{folder} holds no exported prior to start from: {error}") from error
-    moved = anchors_moved(old.transform, config.transform, old.prior.quality_anchors, config.prior.quality_anchors)
-    return {name: np.rint(moved @ t).astype(t.dtype) if name.endswith(".quality") else t for name, t in tensors.items()}
 
 
 def anchors_moved(old: TransformConfig, new: TransformConfig, stored: int, anchors: int) -> NDArray[np.float32]:
@@ -92,4 +92,6 @@ def start_from(model: VQVAE, weights: dict[str, Tensor]) -> list[int]:
     for stages, quantizer in zip(kept, model.quantizers, strict=True):
         if stages:
             quantizer.silence(stages)
+        if quantizer.plain:
+            quantizer.sums.copy_(quantizer.codebooks)
     return kept

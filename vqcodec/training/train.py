@@ -100,7 +100,7 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         return
     card = _card(options, len(images), transform, prior, len(coded))
     prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
-    card["training"]["bits_per_code_held_out"] = evaluate_prior(prior.average, prior_valid)
+    card["training"]["bits_per_position_held_out"] = evaluate_prior(prior.average, prior_valid)
     export_model(transform.average, prior.average, out, out.resolve().name, card)
     for row in measure(out, held_out[:REPORT_IMAGES], REPORT_QUALITIES):
         display.line("model: " + _figures(row))

@@ -161,6 +161,7 @@ class TransformTrainer:
         """Starts every codebook from the latents that the net gives for these batches; of quantisers that came along, new stages."""
         torch.manual_seed(self.schedule.seed * 1_000_003 - 1)  # the start must not depend on when a run was resumed either
         found: list[list[Tensor]] = []
+        self.model.eval()  # nothing is counted
         for images in batches:
             # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
             quality = torch.linspace(0.5, 1, len(images), device=self.world.device)

@@ -133,7 +133,7 @@ class Pass(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """The whole transform. `forward` is the training pass; `encode` and `decode` are what gets exported.
+    """The whole transform. `forward` is the training pass; `before_search`, `refined` and `decode` are what gets exported.
 
     A `plain` one has one rate, whatever the quality, and takes the nearest codes, whatever their rate.
     """
