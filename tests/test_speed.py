@@ -15,7 +15,7 @@ import pytest
 from tests.support import GOLDEN, ROOT, Array, make_config, random_codes, random_prior, run_python
 from vqcodec.codes import map_sizes
 from vqcodec.prior import Prior
-from vqcodec.scan import scan
+from vqcodec.scan import LENGTH, scan, symbols_of
 
 INNER = {"context", "context/products", "scan", "scan/products", "scan/frequencies", "scan/range coder"}
 
@@ -35,17 +35,18 @@ def test_the_walk_one_by_one_has_the_frequencies_of_the_wavefronts() -> None:
 
 
 def frequencies(walk, prior: Prior, level: int, context: Array, known: Array, size: tuple[int, int]) -> dict[object, list[float]]:  # type: ignore[no-untyped-def]
-    """What `visit` is given at every stage and position."""
+    """What `visit` is given for every symbol of every position, of codes (S, H, W)."""
+    symbols = symbols_of(known)
     found: dict[object, list[float]] = {}
 
     def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         for row, column, values in zip(rows, columns, freqs, strict=True):
             found[stage, int(row), int(column)] = values.tolist()
-        codes: Array = known[stage, rows, columns]
-        return codes
+        held: Array = symbols[stage, rows, columns]
+        return held
 
     walk(prior, level, context, size, visit)
-    assert len(found) == known.size
+    assert len(found) == symbols[LENGTH].sum() + symbols[LENGTH].size
     return found
 
 
