@@ -13,6 +13,7 @@ from pathlib import Path
 from time import process_time
 
 from vqcodec import codec, image, metrics
+from vqcodec.bench.plan import find_pictures
 from vqcodec.bench.report import spread
 from vqcodec.bench.summary import bd_rate
 from vqcodec.model import Model, load_model
@@ -29,8 +30,8 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     given = parser.parse_args()
     model = load_model(given.model)
-    found = sorted((path.name, path) for path in given.pictures.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    pictures = [image.read(path.read_bytes(), name) for name, path in spread(found, given.count)]
+    found = find_pictures(given.pictures, given.pictures / "report")
+    pictures = [image.read(path.read_bytes(), name) for name, path in spread(list(found.items()), given.count)]
     print(f"| effort | BD-rate | seconds a picture | {' | '.join(f'quality {quality:g}' for quality in given.qualities)} |")
     print("|---" * (3 + len(given.qualities)) + "|")
     model.encode(pictures[0], 50)  # opens the graphs

@@ -94,35 +94,31 @@ def symbol_freqs(net: LevelPrior, x: Array, around: Array, symbols: Array, produ
     Gives the stage, or LENGTH, which of the positions have such a symbol (m,), and frequencies (m, K). What `symbols` (S + 1, n) hold
     there is read after the frequencies were given out.
     """
-    here, channels = np.arange(len(x)), x.shape[1]
+    here, lengths = np.arange(len(x)), None
+    known = slice(x.shape[1])  # of the channels, what changes with every symbol that becomes known; the context stays
     x = np.concatenate([x, around], axis=1)
-    known = x[:, :channels]  # what changes with every symbol that becomes known; the context stays
-    lengths: Array | None = None
-    length = net.length
-    if length is not None and len(here):
-        yield LENGTH, here, freqs(_logits(length, x, product))
-        assert length.embed is not None
+    if net.length is not None and len(here):
+        yield LENGTH, here, freqs(_logits(net.length, x, product))
         lengths = symbols[LENGTH]
-        here = lengths.nonzero()[0]
-        x, lengths = x[here], lengths[here]
-        known = x[:, :channels]
-        clamped(np.add(known, length.embed[lengths], out=known))
+        _enter(net.length, lengths, x[:, known])
     for stage, head in enumerate(net.heads):
+        if lengths is not None:
+            longer = (lengths > stage).nonzero()[0]
+            if len(longer) < len(here):
+                here, x, lengths = here[longer], x[longer], lengths[longer]
         if not len(here):
             return
         logits = _logits(head, x, product)
         if lengths is not None:
             logits[lengths == stage + 1, 0] = IMPOSSIBLE  # a last code that were 0 would not be the last
         yield stage, here, freqs(logits)
-        if head.embed is None:
-            return
-        codes = symbols[stage, here]
-        if lengths is not None:
-            longer = (lengths > stage + 1).nonzero()[0]
-            if len(longer) < len(here):
-                here, x, codes, lengths = here[longer], x[longer], codes[longer], lengths[longer]
-                known = x[:, :channels]
-        clamped(np.add(known, head.embed[codes], out=known))
+        _enter(head, symbols[stage, here], x[:, known])
+
+
+def _enter(head: Head, symbols: Array, known: Array) -> None:
+    """Adds symbols (n,) that have become known, in place."""
+    if head.embed is not None:
+        clamped(np.add(known, head.embed[symbols], out=known))
 
 
 def _logits(head: Head, x: Array, product: Product) -> Array:
@@ -161,7 +157,7 @@ class _Batch:
     """Some wavefronts, t in [start, stop), over the rows that any of them has: maps (T, R) of positions, not all in the map."""
 
     def __init__(self, start: int, stop: int, height: int, width: int):
-        self.start, self.first = start, _rows(start, height, width)[0]
+        self.first = _rows(start, height, width)[0]
         self.rows = np.arange(self.first, _rows(stop - 1, height, width)[1])[None]
         columns = np.arange(start, stop)[:, None] - 2 * self.rows
         self.valid = (columns >= 0) & (columns < width)
