@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from vqcodec.layers import ACTIVATION_MAX, Array
-from vqcodec.prior import Prior, embed
-from vqcodec.scan import LENGTH, Visit, VisitKnown, symbol_freqs
+from vqcodec.prior import LENGTH, Prior, embed
+from vqcodec.scan import Visit, VisitKnown, symbol_freqs
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see vqcodec.scan.scan

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, process_time
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -23,10 +24,12 @@ import raster
 from PIL import Image as Pillow
 
 from vqcodec import bitstream, metrics, prior, scan
+from vqcodec.kernel import library
 from vqcodec.model import load_model, quality_steps
 
 PHOTOGRAPHS = Path(__file__).resolve().parent.parent / "tests" / "images"
 RASTER_SIDE = 128  # pixels of the crop that is coded without wavefronts
+KERNEL = ("vqcodec_trunk", "vqcodec_freqs", "vqcodec_enter")
 UNTILED = 2.1  # megapixels: up to here a first, untimed pass warms up for this size
 
 Record = tuple[str, float, float]
@@ -76,6 +79,10 @@ class Watch:
 
         return call
 
+    def kernel(self, library: Any) -> Any:
+        """The compiled wavefronts, counted; None where there are none."""
+        return library and SimpleNamespace(**{name: self.timed("kernel", getattr(library, name)) for name in KERNEL})
+
     def coder(self, maker: Function) -> Function:
         """A range coder whose `encode` or `decode` is counted."""
 
@@ -98,13 +105,14 @@ class Counted:
 
 @contextlib.contextmanager
 def watched(watch: Watch, used: prior.Prior) -> Iterator[None]:
-    """Counts the prior's context, scan, products and frequencies, and the range coder."""
+    """Counts the prior's context, scan, and the range coder; of the scan the kernel, or products and frequencies."""
     queue, original = bitstream.constriction.stream.queue, prior.Prior.context
     places = [
         (prior.Prior, "context", lambda self, *args: watch.timed("context", original)(self, *args)),
         (bitstream, "scan", watch.timed("scan", bitstream.scan)),
         (bitstream, "scan_known", watch.timed("scan", bitstream.scan_known)),
         (scan, "freqs", watch.timed("frequencies", scan.freqs)),
+        (scan, "library", lambda: watch.kernel(library())),
         (used, "product", watch.timed("products", used.product)),
         (queue, "RangeEncoder", watch.coder(queue.RangeEncoder)),
         (queue, "RangeDecoder", watch.coder(queue.RangeDecoder)),
@@ -144,12 +152,12 @@ def raster_parts(asked: Asked) -> dict[str, float]:
     """Seconds a position, of reading a small crop in wavefronts and one position at a time."""
     model, steps, watch = load_model(asked.model), quality_steps(asked.quality), Watch(CLOCKS[asked.clock])
     pixels = mosaic(0.4)[:RASTER_SIDE, :RASTER_SIDE]
-    codes = model.encode(pixels, asked.quality)
+    codes, plain = model.encode(pixels, asked.quality), prior.Prior(model.prior.levels)  # in numpy, both
     for label, walk in (("wavefronts", scan), ("one by one", raster)):
         with mock.patch.multiple(bitstream, scan=walk.scan, scan_known=walk.scan_known):
-            payloads = bitstream.write(model.prior, codes, *pixels.shape[:2], steps)
+            payloads = bitstream.write(plain, codes, *pixels.shape[:2], steps)
             with watch.part(f"position, {label}"):
-                bitstream.read(model.prior, payloads, *pixels.shape[:2], steps)
+                bitstream.read(plain, payloads, *pixels.shape[:2], steps)
     positions = sum(code_map[0].size for code_map in codes)
     return {name: seconds / positions for name, seconds in watch.seconds.items()}
 

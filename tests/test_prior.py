@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vqcodec import bitstream, image
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ModelConfig
 from vqcodec.errors import DamagedError, InvalidModelError
+from vqcodec.kernel import library
 from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, MAX_SHIFT, Product, Reader, blas_product, float64_product, int64_product
 from vqcodec.model import PRIOR, load_model
 from vqcodec.prior import Prior
@@ -24,6 +26,15 @@ from vqcodec.scan import scan, scan_known, symbols_of
 
 SMALL = make_config(3, (1, 2, 2), (4, 5, 6), 1)
 PRODUCTS = (blas_product, float64_product, int64_product)
+KERNELS = [features for features in (1, 2) if library() and library().vqcodec_open(features)]  # AVX2, AVX-512 VNNI
+
+
+@pytest.fixture(autouse=True, scope="module")
+def best_kernel() -> Iterator[None]:
+    """What the tests below choose is taken back."""
+    yield
+    if KERNELS:
+        library().vqcodec_open(max(KERNELS))
 
 
 @st.composite
@@ -76,18 +87,23 @@ def test_any_codes_survive_any_prior(
 
 
 @settings(max_examples=150)
-@given(configs(), seeds, sides, sides, qualities, spreads, st.booleans())
+@given(configs(), seeds, sides, sides, qualities, spreads, st.booleans(), st.booleans())
 def test_every_product_gives_the_same_bytes_and_codes(
-    config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int, extreme: bool
+    config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int, extreme: bool, lengths: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    tensors = random_prior(rng, config, spread)
+    tensors = random_prior(rng, config, spread, lengths)
     levels = Prior.from_tensors(up_to_the_bound(rng, tensors) if extreme else tensors, config).levels
     codes = random_codes(rng, config, height, width)
     priors = [Prior(levels, product) for product in PRODUCTS]
     written = [bitstream.write(prior, codes, height, width, quality) for prior in priors]
     assert written[0] == written[1] == written[2]
     assert all(same(bitstream.read(prior, written[0], height, width, quality), codes) for prior in priors)
+    compiled = Prior(levels, compiled=True)
+    for features in KERNELS:
+        library().vqcodec_open(features)
+        assert bitstream.write(compiled, codes, height, width, quality) == written[0]
+        assert same(bitstream.read(compiled, written[0], height, width, quality), codes)
 
 
 @given(seeds, st.integers(1, 1040), st.integers(1, 40), st.integers(1, 9), st.sampled_from([0, 16, 126, 127]), st.integers(0, MAX_SHIFT))
@@ -107,12 +123,21 @@ def test_a_layer_is_exact_up_to_the_bound(seed: int, inputs: int, outputs: int, 
 
 
 @settings(max_examples=40)
-@given(seeds, st.sampled_from([(1, 1), (33, 65), (65, 33), (1, 130), (130, 1)]), qualities, st.sampled_from([16, 127]), st.booleans())
-def test_scan_agrees_with_the_plain_reference(seed: int, size: tuple[int, int], quality: int, spread: int, lengths: bool) -> None:
+@given(
+    seeds,
+    st.sampled_from([(1, 1), (33, 65), (65, 33), (1, 130), (130, 1)]),
+    qualities,
+    st.sampled_from([16, 127]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_scan_agrees_with_the_plain_reference(
+    seed: int, size: tuple[int, int], quality: int, spread: int, lengths: bool, compiled: bool
+) -> None:
     rng = np.random.default_rng(seed)
     tensors = random_prior(rng, SMALL, spread, lengths)
     codes = random_codes(rng, SMALL, *size)
-    found = scanned_freqs(Prior.from_tensors(tensors, SMALL), codes, size, quality)
+    found = scanned_freqs(Prior(Prior.from_tensors(tensors, SMALL).levels, compiled=compiled), codes, size, quality)
     above: reference.Map = {(row, column): [] for row in range(codes.top.shape[1]) for column in range(codes.top.shape[2])}
     for level, code_map in enumerate(codes):
         above = reference.context(tensors, SMALL, level, quality, codes[level - 1] if level else None, above)
@@ -132,7 +157,7 @@ def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: in
         stages: list[dict[tuple[int, int], Array]] = [{} for _ in symbols]
 
         def visit(stage: int, rows: Array, columns: Array, freqs: Array, stages: list = stages, known: Array = symbols) -> Array:
-            stages[stage].update(zip(zip(rows.tolist(), columns.tolist(), strict=True), freqs, strict=True))
+            stages[stage].update(zip(zip(rows.tolist(), columns.tolist(), strict=True), freqs.copy(), strict=True))
             return known[stage, rows, columns]
 
         scan(prior, level, context, map_size, visit)
@@ -141,13 +166,15 @@ def scanned_freqs(prior: Prior, codes: Codes, size: tuple[int, int], quality: in
 
 
 @settings(max_examples=100)
-@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from(PRODUCTS), st.booleans())
+@given(configs(), seeds, st.integers(0, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from([*PRODUCTS, None]), st.booleans())
 def test_scans_visit_every_symbol_once_in_few_steps(
-    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product, lengths: bool
+    config: ModelConfig, seed: int, level: int, height: int, width: int, product: Product | None, lengths: bool
 ) -> None:
     """W + 2 (H - 1) steps a level, in each of them all positions of one wavefront that have the symbol; known ones give equal calls."""
     rng = np.random.default_rng(seed)
-    prior = Prior(Prior.from_tensors(random_prior(rng, config, lengths=lengths), config).levels, product)
+    prior = Prior(
+        Prior.from_tensors(random_prior(rng, config, lengths=lengths), config).levels, product or blas_product, compiled=product is None
+    )
     stages = config.transform.levels[level].stages
     context = rng.integers(-127, 128, (height, width, config.prior.channels), np.int8)
     symbols = np.full((stages + 1, height, width), -1, np.int32)
@@ -175,7 +202,7 @@ def test_scans_visit_every_symbol_once_in_few_steps(
     ]
     codes = symbols[:-1].clip(0)
     assert not lengths or np.array_equal(symbols_of(codes)[-1], symbols[-1])
-    scan_known(prior, level, context, symbols_of(codes), lambda stage, *arrays: again.append((np.array(stage), *arrays)))
+    scan_known(prior, level, context, symbols_of(codes), lambda stage, *arrays: again.append((np.array(stage), *map(np.copy, arrays))))
     assert all(np.array_equal(a, b) for one, other in zip(calls, again, strict=True) for a, b in zip(one, other, strict=True))
 
 

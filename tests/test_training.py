@@ -63,7 +63,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_twin_and_the_runtime_give_equal_integers(quality: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(quality)
     twin = pixelcnn.PixelCNN(TINY).eval()
-    runtime = Prior.from_tensors(twin.export(), TINY)
+    runtime = Prior(Prior.from_tensors(twin.export(), TINY).levels)
     codes = random_codes(np.random.default_rng(quality), TINY, 150, 90)
     with torch.no_grad():
         expected = twin.symbols([torch.from_numpy(c).long()[None] for c in codes], torch.tensor([quality]))

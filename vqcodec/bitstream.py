@@ -19,11 +19,13 @@ from vqcodec.config import LEVELS
 from vqcodec.entropy import FAMILY
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
-from vqcodec.prior import Prior
-from vqcodec.scan import LENGTH, scan, scan_known, symbols_of
+from vqcodec.prior import LENGTH, Prior
+from vqcodec.scan import scan, scan_known, symbols_of
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
 SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
+CALLS_AT_ONCE = 64  # of the decoder, between two looks at whether the payload's bits suffice
+ONES = np.ones(512)  # codebooks are rarely larger
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -80,25 +82,26 @@ def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int
 
 def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int], payload: bytes) -> CodeMap:
     name = f"the payload of the level '{LEVELS[level]}'"
+    too_early = f"{name} ends too early for its codes; the program that wrote the file is at fault"
     code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    bits = 32.0 * len(words) + SPARE_BITS
+    bits, least = 32 * len(words) + SPARE_BITS, LeastBits()
 
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
-        nonlocal bits
         symbols = decoder.decode(FAMILY, freqs)
         if stage != LENGTH:
             code_map[stage, rows, columns] = symbols
-        bits -= least_bits(freqs, symbols)
-        if bits < 0:
-            raise DamagedError(f"{name} ends too early for its codes; the program that wrote the file is at fault")
+        if least.add(freqs, symbols) > bits:
+            raise DamagedError(too_early)
         return symbols
 
     try:
         scan(prior, level, context, size, pull)
     except AssertionError as error:  # constriction's report of words that no encoder writes
         raise DamagedError(f"{name} is no valid code; copy the file again") from error
+    if least.total() > bits:
+        raise DamagedError(too_early)
     if not decoder.maybe_exhausted():
         raise DamagedError(f"{name} has words left over; copy the file again")
     if checksum(code_map) != _CHECKSUM.unpack_from(payload)[0]:
@@ -108,13 +111,27 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     return code_map
 
 
-def least_bits(freqs: Array, symbols: Array) -> float:
-    """Bits that coding the symbols (n,) under the frequencies (n, K) takes at least, whatever the coder rounds."""
-    count, size = freqs.shape
-    share = freqs[np.arange(count), symbols] / (freqs @ np.ones(size))
-    share *= (CODER_TOTAL - size) / CODER_TOTAL
-    share += 2 / CODER_TOTAL
-    return -float(np.log2(share).sum())
+class LeastBits:
+    """What coding symbols takes at least, whatever the coder rounds. Logarithms are taken of many symbols at once."""
+
+    def __init__(self) -> None:
+        self.bits = 0.0
+        self.shares: list[Array] = []
+
+    def add(self, freqs: Array, symbols: Array) -> float:
+        """Counts symbols (n,) that had the frequencies (n, K); returns the bits of all of them, without those of the last few calls."""
+        count, size = freqs.shape
+        ones = ONES[:size] if size <= len(ONES) else np.ones(size)
+        self.shares.append(freqs[np.arange(count), symbols] / (freqs @ ones))
+        return self.total() if len(self.shares) >= CALLS_AT_ONCE else self.bits
+
+    def total(self) -> float:
+        """The bits of all symbols so far."""
+        if self.shares:
+            shares = np.concatenate(self.shares)
+            self.shares = []
+            self.bits -= float(np.log2((shares + 2 / CODER_TOTAL).clip(max=1)).sum())
+        return self.bits
 
 
 def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:

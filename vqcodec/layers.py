@@ -32,6 +32,7 @@ class Layer:
 
     weight: Array
     bias: Array
+    shift: int
 
     def __call__(self, inputs: Array, low: int, product: Product) -> Array:
         """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
@@ -106,7 +107,7 @@ class Reader:
                 f"the prior's {name} is not exact: channel {channel} can reach {int(bound[channel])}, above 2^24; export the model again"
             )
         unit = np.float32(2.0**-shift)
-        return Layer(weight.astype(np.float32) * unit, (bias + half).astype(np.float32) * unit)
+        return Layer(weight.astype(np.float32) * unit, (bias + half).astype(np.float32) * unit, shift)
 
     def finish(self) -> None:
         """Refuses tensors that nobody took."""

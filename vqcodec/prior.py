@@ -24,6 +24,7 @@ import numpy as np
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
+LENGTH = -1  # stands for a stage where a symbol is a length; the index of the lengths among the symbols
 FEW_POSITIONS = 128  # a gather for all stages at once is quicker up to here, and takes little memory
 BAND_POSITIONS = 16_384  # positions per band of the context: its float32 values are bounded at any image size
 
@@ -46,7 +47,7 @@ class ContextNet:
     up: Layer  # C -> 4 C
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevelPrior:
     """The network of one level."""
 
@@ -61,11 +62,15 @@ class LevelPrior:
 
 
 class Prior:
-    """The prior of all levels. Immutable after construction, so it may be shared between threads."""
+    """The prior of all levels. Immutable after construction, so it may be shared between threads.
 
-    def __init__(self, levels: list[LevelPrior], product: Product = blas_product):
+    `compiled` lets the scan use the compiled kernel, where there is one, instead of `product`.
+    """
+
+    def __init__(self, levels: list[LevelPrior], product: Product = blas_product, compiled: bool = False):
         self.levels = levels
         self.product = product
+        self.compiled = compiled
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Array], config: ModelConfig) -> Prior:
@@ -73,7 +78,7 @@ class Prior:
         reader = Reader(tensors)
         levels = [_read_level(reader, config, index) for index in range(len(LEVELS))]
         reader.finish()
-        return Prior(levels)
+        return Prior(levels, compiled=True)
 
     @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see scan.py
     def context(self, level: int, quality: int, coarser: Array | None, coarser_context: Array | None) -> Array:

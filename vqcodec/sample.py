@@ -17,7 +17,8 @@ from vqcodec.config import LEVELS, QUALITY_STEPS
 from vqcodec.layers import Array
 from vqcodec.limits import MAX_PIXELS, check_pixels
 from vqcodec.model import Model, quality_steps
-from vqcodec.scan import LENGTH, scan
+from vqcodec.prior import LENGTH
+from vqcodec.scan import scan
 from vqcodec.transform import Image
 
 

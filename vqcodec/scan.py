@@ -5,7 +5,8 @@ Shapes: `(n, C)` for the n positions of one wavefront, codes `(S, H, W)`, symbol
 A position (row, column) depends only on positions with a smaller `t = column + 2 * row`, so all positions of one t are
 computed together, in `W + 2 (H - 1)` steps (for the taps see prior.py). Reading, `scan` learns a wavefront's codes from the file
 before the next one can be computed. Writing, all codes are known, and `scan_known` computes many wavefronts at once: the same integers
-in the same order, since no product depends on how positions are grouped.
+in the same order, since no product depends on how positions are grouped. Where the kernel was compiled (kernel.py), it computes the
+wavefronts one by one in both directions.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vqcodec.entropy import freqs
+from vqcodec.kernel import CompiledWavefronts, library
 from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
-from vqcodec.prior import Head, LevelPrior, Prior, embed
+from vqcodec.prior import LENGTH, Head, LevelPrior, Prior, embed
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage or LENGTH, rows, columns, freqs (n, K)) -> symbols (n,)
 VisitKnown = Callable[[int, Array, Array, Array], None]
 
 REACH = 3  # wavefronts that the farthest tap reaches back
 RING = REACH + 1
-LENGTH = -1  # stands for a stage where a symbol is a length; the index of the lengths among the symbols
 IMPOSSIBLE = np.float32(-EXACT_LIMIT)  # the logit of a code that cannot be
 BATCH_POSITIONS = 512  # positions of the wavefronts that `scan_known` computes at once: they stay in the processor's cache
 
@@ -47,39 +48,60 @@ class _Wavefronts:
         slot[first + 1 : first + 1 + len(values)] = values
 
 
+class Wavefronts:
+    """A level's map on its way through the network in numpy. kernel.py has the same, compiled."""
+
+    def __init__(self, net: LevelPrior, context: Array, size: tuple[int, int], product: Product):
+        height, width = size
+        channels = net.embed.shape[2]
+        self.net, self.product, self.size = net, product, size
+        self.inputs = _Wavefronts(height, channels)
+        self.states = [_Wavefronts(height, channels) for _ in net.trunk]
+        self.contexts = np.broadcast_to(context, (height, width, channels)).reshape(-1, channels)
+
+    def freqs(self, t: int, symbols: Array) -> Iterator[tuple[int, Array, Array]]:
+        """`symbol_freqs` of wavefront t, whose symbols (S + 1, n) are filled in meanwhile."""
+        first, last = _rows(t, *self.size)
+        width = self.size[1]
+        between = max(1, width - 2)  # from one position of a wavefront to its next, in the order of the map
+        around = self.contexts[t + first * (width - 2) :: between][: last - first].astype(np.float32)
+        x = self.net.first(np.concatenate([*self.inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, self.product)
+        for state, (spatial, mix) in zip(self.states, self.net.trunk, strict=True):
+            hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, self.product)
+            state.put(t, first, x)
+            x = clamped(x + mix.raw(hidden, self.product))
+        return symbol_freqs(self.net, x, around, symbols, self.product)
+
+    def enter(self, t: int, symbols: Array) -> None:
+        """All symbols of wavefront t are known."""
+        self.inputs.put(t, _rows(t, *self.size)[0], clamped(embed(self.net.embed, symbols[:LENGTH])))
+
+
 # The numbers are finite by construction, but some BLAS kernels raise the processor's flags on padding that they discard: on x86 the
 # one for invalid operations, on ARM also those for division by zero and overflow.
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
     """Walks a level's map (H, W) in wavefronts and calls `visit` for the lengths and every stage of each; returns the steps.
 
-    `visit(stage, rows, columns, freqs)` gets those positions (n,) that have a code at the stage, and integer frequencies (n, K), and
-    returns the symbols (n,) there: what the decoder pulls from the file, say. `context` is from `Prior.context`.
+    `visit(stage, rows, columns, freqs)` gets those positions (n,) that have a code at the stage, and integer frequencies (n, K), which
+    are overwritten later, and returns the symbols (n,) there: what the decoder pulls from the file, say. `context` is from `Prior.context`.
     """
     height, width = size
-    net, product = prior.levels[level], prior.product
+    net = prior.levels[level]
     if not net.config.stages:
         return 0
-    channels = net.embed.shape[2]
-    inputs = _Wavefronts(height, channels)
-    states = [_Wavefronts(height, channels) for _ in net.trunk]
+    held = np.zeros((net.config.stages + 1, min(height, (width + 1) // 2)), np.int32)  # of the longest wavefront
+    compiled = library() if prior.compiled else None
+    wavefronts = CompiledWavefronts(compiled, net, context, size, held) if compiled else Wavefronts(net, context, size, prior.product)
     steps = width + 2 * (height - 1)
-    contexts = np.broadcast_to(context, (height, width, channels)).reshape(-1, channels)
-    between = max(1, width - 2)  # from one position of a wavefront to its next, in the order of the map
     for t in range(steps):
-        first, last = _rows(t, height, width)
-        rows = np.arange(first, last)
+        rows = np.arange(*_rows(t, height, width))
         columns = t - 2 * rows
-        around = contexts[t + first * (width - 2) :: between][: last - first].astype(np.float32)
-        x = net.first(np.concatenate([*inputs.taps(t, first, last), around], axis=1), -ACTIVATION_MAX, product)
-        for state, (spatial, mix) in zip(states, net.trunk, strict=True):
-            hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, product)
-            state.put(t, first, x)
-            x = clamped(x + mix.raw(hidden, product))
-        symbols = np.zeros((net.config.stages + 1, len(rows)), np.int32)
-        for stage, here, table in symbol_freqs(net, x, around, symbols, product):
+        symbols = held[:, : len(rows)]
+        symbols[:] = 0
+        for stage, here, table in wavefronts.freqs(t, symbols):
             symbols[stage, here] = visit(stage, rows[here], columns[here], table)
-        inputs.put(t, first, clamped(embed(net.embed, symbols[:LENGTH])))
+        wavefronts.enter(t, symbols)
     return steps
 
 
@@ -137,6 +159,14 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
     height, width = symbols.shape[1:]
     net, product = prior.levels[level], prior.product
     if not net.config.stages:
+        return
+    if prior.compiled and library():
+
+        def answer(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
+            visit(stage, rows, columns, freqs)
+            return symbols[stage, rows, columns]  # type: ignore[no-any-return]
+
+        scan(prior, level, context, (height, width), answer)
         return
     history = [_History(net.embed.shape[2]) for _ in range(1 + len(net.trunk))]
     for batch in _batches(height, width):

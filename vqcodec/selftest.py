@@ -16,12 +16,17 @@ import numpy as np
 from vqcodec import bitstream, codec, container
 from vqcodec.codes import Codes
 from vqcodec.errors import VQCodecError
+from vqcodec.kernel import library
 from vqcodec.layers import Product, blas_product, float64_product, int64_product
 from vqcodec.model import Model, load_model, model_names
 from vqcodec.prior import Prior
 from vqcodec.transform import Image
 
-PRODUCTS: dict[str, Product] = {"float32": blas_product, "float64": float64_product, "int64": int64_product}
+PRODUCTS: dict[str, Product] = {
+    "products in float32": blas_product,
+    "products in float64": float64_product,
+    "products in int64": int64_product,
+}
 MOST_STEPS = 1  # by which pixels, which come from floating point, may differ between machines
 
 
@@ -52,8 +57,7 @@ def checks() -> Iterator[Check]:
     files = [path for path in sorted(folder.glob("*.vq")) if _beside(path, "codes").is_file()]
     if not files:
         raise VQCodecError(f"no golden files in {folder}; install the package again")
-    for kind, product in PRODUCTS.items():
-        prior = Prior(model.prior.levels, product)
+    for kind, prior in arithmetics(model.prior):
         for path in files:
             yield _decodes(path, prior, kind)
     for path in files:
@@ -64,10 +68,18 @@ def checks() -> Iterator[Check]:
         yield _there_and_back(load_model(name))
 
 
+def arithmetics(prior: Prior) -> Iterator[tuple[str, Prior]]:
+    """The same prior by every arithmetic that there is here, and its name."""
+    for kind, product in PRODUCTS.items():
+        yield kind, Prior(prior.levels, product)
+    if library():
+        yield "compiled integers", Prior(prior.levels, compiled=True)
+
+
 def _decodes(path: Path, prior: Prior, kind: str) -> Check:
     """The file's codes are those beside it."""
     held = container.unpack(path.read_bytes())
-    name = f"codes of {path.stem} with products in {kind}"
+    name = f"codes of {path.stem} with {kind}"
     try:
         codes = bitstream.read(prior, held.levels, held.height, held.width, held.quality)
     except VQCodecError as error:

@@ -1,0 +1,114 @@
+"""The compiled kernel: there wherever it can be, left alone where it is not what it should be, and of no effect but on time.
+
+That it computes the same integers is in test_prior.py (random models and codes), test_golden.py and test_selftest.py.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import GOLDEN, ROOT, random_codes, run_python, same
+from vqcodec import bitstream, kernel
+from vqcodec.model import load_model
+from vqcodec.prior import Prior
+
+SCRIPT = ROOT / "scripts" / "compile_kernel.py"
+RUNS_HERE = platform.machine() in ("x86_64", "AMD64") and Path("/proc/cpuinfo").exists() and "avx2" in Path("/proc/cpuinfo").read_text()
+needs_compiler = pytest.mark.skipif(
+    not RUNS_HERE or not shutil.which("cc"), reason="no C compiler, or a processor that the kernel is not for"
+)
+
+
+@pytest.fixture(autouse=True)
+def asked_again() -> Iterator[None]:
+    """The library is looked for once a process; these tests look again and again."""
+    kernel.library.cache_clear()
+    yield
+    kernel.library.cache_clear()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with the script and the source, where something can be compiled."""
+    for path in (SCRIPT, kernel.SOURCE):
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir()
+        shutil.copy(path, target)
+    return tmp_path
+
+
+def compile_in(tree: Path, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    return run_python(tree / "scripts" / SCRIPT.name, cwd=tree, **variables)
+
+
+@needs_compiler
+def test_installing_has_compiled_it() -> None:
+    assert kernel.library() is not None
+
+
+@needs_compiler
+def test_compiling_gives_a_library_that_is_taken(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compile_in(tree)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert sorted(path.name for path in (tree / "vqcodec").iterdir()) == ["kernel.c", "libkernel.so"]
+    monkeypatch.setattr(kernel, "LIBRARY", tree / "vqcodec" / "libkernel.so")
+    assert kernel.library() is not None
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", sys.executable])
+def test_without_a_working_compiler_nothing_is_left_behind(tree: Path, compiler: str) -> None:
+    result = compile_in(tree, CC=compiler)
+    assert result.returncode == 1
+    assert compiler.encode() in result.stderr or b"no C compiler" in result.stderr
+    assert [path.name for path in (tree / "vqcodec").iterdir()] == ["kernel.c"]
+
+
+@needs_compiler
+def test_a_library_of_another_source_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "kernel.c"
+    changed.write_text(kernel.SOURCE.read_text() + "\n")
+    monkeypatch.setattr(kernel, "SOURCE", changed)
+    assert kernel.library() is None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x7fELF and nothing else"])
+def test_without_a_whole_library_numpy_does_the_work(content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if content is not None:
+        (tmp_path / "libkernel.so").write_bytes(content)
+    monkeypatch.setattr(kernel, "LIBRARY", tmp_path / "libkernel.so")
+    assert kernel.library() is None
+    model = load_model(GOLDEN / "model")
+    codes = random_codes(np.random.default_rng(0), model.config, 40, 50)
+    payloads = bitstream.write(model.prior, codes, 40, 50, 5000)
+    assert same(bitstream.read(model.prior, payloads, 40, 50, 5000), codes)
+    assert payloads == bitstream.write(Prior(model.prior.levels), codes, 40, 50, 5000)
+
+
+@needs_compiler
+def test_the_user_may_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQCODEC_KERNEL", "0")
+    assert kernel.library() is None
+
+
+@pytest.mark.weights
+def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
+    photograph = ROOT / "tests" / "images" / "coffee.png"
+    for name in ("0", "avx2", "best"):
+        result = run_python("-m", "vqcodec.cli", "compress", photograph, tmp_path / f"{name}.vq", VQCODEC_KERNEL=name)
+        assert (result.returncode, result.stderr) == (0, b"")
+    files = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    assert len(files) == 3
+    assert files[0] == files[1] == files[2]
+
+
+def test_threads_share_a_packed_level() -> None:
+    level = load_model(GOLDEN / "model").prior.levels[0]
+    assert kernel.packed(level) is kernel.packed(level)
