@@ -17,6 +17,7 @@ pytest.importorskip("flask", reason="needs the extra view")
 pytest.importorskip("selenium", reason="needs selenium, of the extra dev")
 
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -57,12 +58,21 @@ def address() -> Iterator[str]:
         yield found
 
 
-def drop(browser: Any, data: bytes, name: str) -> None:
+def drop(browser: Any, data: bytes, name: str, taken: bool = True) -> None:
+    """Drops a file on the page, and waits until its picture is the one that is shown, where it is `taken`."""
     browser.execute_script(DROP, base64.b64encode(data).decode(), name)
+    if taken:
+        wait(browser, f"document.getElementById('name').textContent.startsWith('{name}')")
 
 
 def wait(browser: Any, script: str) -> Any:
-    return WebDriverWait(browser, 60).until(lambda _: browser.execute_script(f"return {script}"))
+    try:
+        return WebDriverWait(browser, 60).until(lambda _: browser.execute_script(f"return {script}"))
+    except TimeoutException as error:
+        log = [entry["message"] for entry in browser.get_log("browser")]
+        raise AssertionError(
+            f"{script} did not come true; the page says: {browser.find_element(By.TAG_NAME, 'body').text}; log: {log}"
+        ) from error
 
 
 def rows(browser: Any) -> list[list[str]]:
@@ -110,7 +120,7 @@ def test_a_bad_file_is_said_and_the_picture_stays(browser: Any, address: str) ->
     browser.get(address)
     drop(browser, image.write(noise(20, 20)), "good.png")
     rows(browser)
-    drop(browser, b"nothing", "bad.png")
+    drop(browser, b"nothing", "bad.png", taken=False)
     said = wait(browser, "!document.getElementById('error').hidden && document.getElementById('error').textContent")
     assert "bad.png" in said
     assert browser.find_element(By.ID, "name").text.startswith("good.png")
@@ -139,3 +149,21 @@ def test_a_wild_slider_ends_at_its_last_place(browser: Any, address: str, tmp_pa
     wait(browser, f"document.querySelector('#levels tr:last-child td:nth-child(3)').textContent === '{expected}'")
     assert rows(browser)[2][2] == expected
     assert browser.find_element(By.ID, "save").get_attribute("href").endswith("quality=33")
+
+
+def test_what_was_dropped_first_thing_is_what_is_shown(browser: Any, address: str) -> None:
+    """The page opens with the session's first picture; one that is dropped before that was answered is not replaced by it."""
+    browser.get(address)
+    drop(browser, image.write(noise(20, 30)), "first.png")
+    browser.get("about:blank")
+    browser.execute_cdp_cmd("Page.enable", {})
+    late = "const held = fetch; fetch = async (path, ...rest) => { const found = await held(path, ...rest); "
+    late += "if (/^pictures\\/\\d+$/.test(path)) await new Promise((done) => setTimeout(done, 1500)); return found; };"
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": late})
+    try:
+        browser.get(address)
+        drop(browser, image.write(noise(30, 20)), "second.png")
+        browser.execute_async_script("setTimeout(arguments[0], 2500)")
+        assert browser.find_element(By.ID, "name").text.startswith("second.png")
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)

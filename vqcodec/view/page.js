@@ -6,6 +6,7 @@ const LEVELS = [{ count: 1, label: "top" }, { count: 2, label: "top + middle" },
 let picture = null; // what the server says of the picture that is shown
 let levels = 3; // that are shown
 let largest = Infinity; // bytes of a file that the server takes
+let turn = 0; // counts the pictures that were asked for: the newest is shown, in whatever order the answers come
 let wanted = 0; // counts what was asked for: an answer to an older question is not shown
 
 class Refused extends Error {}
@@ -44,10 +45,16 @@ async function list() {
     const button = document.createElement("button");
     button.textContent = button.title = name;
     button.dataset.number = number;
-    button.onclick = () => attempt(async () => show(await ask(`pictures/${number}`)));
+    button.onclick = () => attempt(() => open(number));
     return button;
   }));
   return found.pictures;
+}
+
+async function open(number) {
+  const mine = ++turn;
+  const found = await ask(`pictures/${number}`);
+  if (mine === turn) await show(found);
 }
 
 async function add(file) {
@@ -55,8 +62,9 @@ async function add(file) {
   busy(`opening ${file.name}`);
   try {
     const found = await ask(`pictures?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+    const mine = ++turn;
     await list();
-    await show(found);
+    if (mine === turn) await show(found);
   } finally {
     busy("");
   }
@@ -219,5 +227,5 @@ document.ondrop = (event) => {
 };
 attempt(async () => {
   const found = await list();
-  if (found.length) await show(await ask(`pictures/${found[0].number}`));
+  if (found.length && !turn) await open(found[0].number);
 });
