@@ -33,7 +33,8 @@ STARTS = {  # programs whose time is that of starting
     "start: all imports": "import vqcodec.codec, vqcodec.image, onnxruntime",
     "start: model opened": "from vqcodec.model import load_model; m = load_model({model!r}); m.prior; m.transform",
 }
-BATCH = 4  # pictures for --jobs
+BATCH = 4  # pictures for --jobs, of the smallest size
+BATCH_MEGAPIXELS = 2  # above, there is no batch: it would take longer than all the rest
 
 
 class Key(NamedTuple):
@@ -74,7 +75,7 @@ def one_run(bench: Bench, figures: Figures) -> None:
         for name, program in STARTS.items():
             found = run(bench, tree, 1, [sys.executable, "-c", program.format(model=bench.asked.model)])
             figures.setdefault(Key(tree, name, 1, 0), []).append(found.seconds)
-        for jobs in bench.jobs:
+        for jobs in bench.jobs if bench.asked.sizes[0] <= BATCH_MEGAPIXELS else []:
             found = run(bench, tree, 0, [*command(bench, "compress"), "batch", "-r", "--out-dir", "out", "-j", str(jobs)])
             figures.setdefault(Key(tree, f"{BATCH} pictures by the clock, --jobs {jobs}", 0, bench.asked.sizes[0]), []).append(
                 found.elapsed

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vqcodec.blas import one_blas_thread
 from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
@@ -80,6 +81,7 @@ class Prior:
         reader.finish()
         return Prior(levels, compiled=True)
 
+    @one_blas_thread()
     @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # see scan.py
     def context(self, level: int, quality: int, coarser: Array | None, coarser_context: Array | None) -> Array:
         """What a level knows before its first code: int8 (H, W, C), or (1, 1, C) for the top level.

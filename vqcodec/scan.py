@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from vqcodec.blas import one_blas_thread
 from vqcodec.entropy import freqs
 from vqcodec.kernel import CompiledWavefronts, library
 from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
@@ -79,6 +80,7 @@ class Wavefronts:
 
 # The numbers are finite by construction, but some BLAS kernels raise the processor's flags on padding that they discard: on x86 the
 # one for invalid operations, on ARM also those for division by zero and overflow.
+@one_blas_thread()
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit: Visit) -> int:
     """Walks a level's map (H, W) in wavefronts and calls `visit` for the lengths and every stage of each; returns the steps.
@@ -153,6 +155,7 @@ def symbols_of(codes: Array) -> Array:
     return np.concatenate([codes, (stages * (codes != 0)).max(0, initial=0, keepdims=True)], dtype=np.int32)
 
 
+@one_blas_thread()
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: VisitKnown) -> None:
     """The same as `scan` where the symbols (S + 1, H, W) are known: equal calls of `visit`, which answers nothing."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqcodec.blas import one_blas_thread
 from vqcodec.config import LevelConfig
 from vqcodec.errors import InvalidModelError
 
@@ -77,6 +78,7 @@ class Search:
             stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits))
         return Search(stages)
 
+    @one_blas_thread()
     def __call__(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.int32]:
         """Latents (N, D), whose squared distances are in bits, and their context (N, C) -> codes (S, N); greedy with one path.
 
