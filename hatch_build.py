@@ -21,8 +21,9 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         del version
         wrong = compile_kernel(Path(self.root))
         if wrong:
-            self.app.display_warning(f"vqcodec will do without its compiled kernel, at half the speed: {wrong}")
+            self.app.display_warning(f"vqcodec will do without its compiled kernel, in numpy: {wrong}")
             return
         build_data["artifacts"].append("vqcodec/libkernel.so")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{next(sys_tags()).platform}"
+        platform = next(tag.platform for tag in sys_tags() if "manylinux" not in tag.platform and "musllinux" not in tag.platform)
+        build_data["tag"] = f"py3-none-{platform}"

@@ -6,6 +6,7 @@ python3 scripts/compile_kernel.py
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,19 +14,23 @@ import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-O3", "-std=gnu11", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden"]
+FLAGS = ["-O3", "-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden"]
 
 
 def compile_kernel(root: Path = ROOT) -> str:
     """Makes the library; returns what went wrong, or an empty string. An older library is replaced only by a whole new one."""
     source, library = root / "vqcodec" / "kernel.c", root / "vqcodec" / "libkernel.so"
-    compiler = shutil.which(os.environ.get("CC") or "cc")
+    asked, *options = shlex.split(os.environ.get("CC") or "cc") or ["cc"]
+    compiler = shutil.which(asked)
     if compiler is None:
-        return "no C compiler (cc, or what CC names)"
+        return f"no C compiler ({asked}; CC names another one)"
+    if sys.platform == "win32":
+        return "not on Windows, where GCC does not align what vectors are spilled to"
     fresh = library.with_suffix(f".{os.getpid()}.tmp")
-    crc = f"-DSOURCE_CRC={zlib.crc32(source.read_bytes())}u"
     try:
-        made = subprocess.run([compiler, *FLAGS, crc, "-o", fresh, source], capture_output=True, text=True, check=False)
+        crc = f"-DSOURCE_CRC={zlib.crc32(source.read_bytes())}u"
+        command = [compiler, *options, *FLAGS, crc, "-o", fresh, source]
+        made = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if made.returncode:
             return f"{compiler} failed: {made.stderr.strip()[-500:]}"
         fresh.replace(library)

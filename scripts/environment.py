@@ -19,7 +19,8 @@ def make(name: str, *requirements: str) -> Path:
     folder = ROOT / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "installed"
-    wanted = hashlib.sha256(repr((requirements, sys.version, (ROOT / "pyproject.toml").read_bytes())).encode()).hexdigest()
+    sources = [(ROOT / path).read_bytes() for path in ("pyproject.toml", "vqcodec/kernel.c")]  # what installing reads or compiles
+    wanted = hashlib.sha256(repr((requirements, sys.version, sources)).encode()).hexdigest()
     if not python.exists() or not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
         run(python, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", *requirements)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import IMAGES, ROOT
+from vqcodec import kernel
 
 
 @pytest.mark.slow
@@ -23,6 +24,8 @@ def test_an_installed_package_needs_neither_torch_nor_the_checkout(tmp_path: Pat
     programs = tmp_path / "environment" / ("Scripts" if sys.platform == "win32" else "bin")
     run(programs / "python", "-m", "pip", "install", "--quiet", "--no-cache-dir", ROOT)
     assert "torch" not in run(programs / "python", "-m", "pip", "list").split()
+    found = run(programs / "python", "-c", "from vqcodec import kernel; print(kernel.library() is not None)")
+    assert found.split() == [str(kernel.library() is not None)]  # what the editable installation of the tests could compile, a wheel has
     run(programs / "vqcodec", "compress", IMAGES / "coffee.png", "coffee.vq")
     run(programs / "vqcodec", "decompress", "coffee.vq")
     assert "600 x 400" in run(programs / "vqcodec", "info", "coffee.vq")

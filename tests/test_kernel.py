@@ -5,20 +5,23 @@ That it computes the same integers is in test_prior.py (random models and codes)
 
 from __future__ import annotations
 
+import gc
 import platform
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import GOLDEN, ROOT, random_codes, run_python, same
+from tests.support import GOLDEN, ROOT, make_config, random_codes, random_prior, run_python, same
 from vqcodec import bitstream, kernel
 from vqcodec.model import load_model
 from vqcodec.prior import Prior
+from vqcodec.scan import scan
 
 SCRIPT = ROOT / "scripts" / "compile_kernel.py"
 RUNS_HERE = platform.machine() in ("x86_64", "AMD64") and Path("/proc/cpuinfo").exists() and "avx2" in Path("/proc/cpuinfo").read_text()
@@ -51,7 +54,7 @@ def compile_in(tree: Path, **variables: str) -> subprocess.CompletedProcess[byte
 
 @needs_compiler
 def test_installing_has_compiled_it() -> None:
-    assert kernel.library() is not None
+    assert kernel.library() is not None, "run scripts/compile_kernel.py"
 
 
 @needs_compiler
@@ -98,8 +101,10 @@ def test_the_user_may_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernel.library() is None
 
 
+@needs_compiler
 @pytest.mark.weights
 def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
+    assert kernel.library() is not None
     photograph = ROOT / "tests" / "images" / "coffee.png"
     for name in ("0", "avx2", "best"):
         result = run_python("-m", "vqcodec.cli", "compress", photograph, tmp_path / f"{name}.vq", VQCODEC_KERNEL=name)
@@ -109,6 +114,20 @@ def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
     assert files[0] == files[1] == files[2]
 
 
-def test_threads_share_a_packed_level() -> None:
-    level = load_model(GOLDEN / "model").prior.levels[0]
-    assert kernel.packed(level) is kernel.packed(level)
+def test_a_packed_level_is_shared_and_goes_with_its_model() -> None:
+    rng, config = np.random.default_rng(0), make_config(4, (1, 1, 1), (4, 4, 4), 1)
+    prior = Prior.from_tensors(random_prior(rng, config), config)
+    assert kernel.packed(prior.levels[0]) is kernel.packed(prior.levels[0])
+    left = weakref.ref(prior.levels[0])
+    del prior
+    gc.collect()
+    assert left() is None
+
+
+@needs_compiler
+def test_a_context_of_another_kind_is_no_context() -> None:
+    rng, config = np.random.default_rng(0), make_config(4, (1, 1, 1), (4, 4, 4), 1)
+    prior = Prior.from_tensors(random_prior(rng, config), config)
+    for wrong in (np.zeros((1, 1, 5), np.int8), np.zeros((1, 1, 4), np.int16)):
+        with pytest.raises((ValueError, AssertionError)):
+            scan(prior, 0, wrong, (2, 2), lambda *_: np.zeros(1, np.int32))

@@ -91,7 +91,19 @@ def test_any_codes_survive_any_prior(
 def test_every_product_gives_the_same_bytes_and_codes(
     config: ModelConfig, seed: int, height: int, width: int, quality: int, spread: int, extreme: bool, lengths: bool
 ) -> None:
-    rng = np.random.default_rng(seed)
+    agree(config, seed, (height, width), quality, (spread, extreme, lengths))
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([15, 16, 17, 33, 48]), st.sampled_from([16, 31, 32, 33, 49, 80]), seeds, sides, qualities, spreads, st.booleans())
+def test_the_same_of_wide_networks(channels: int, size: int, seed: int, side: int, quality: int, spread: int, extreme: bool) -> None:
+    """More channels and symbols than the kernel computes side by side."""
+    agree(make_config(channels, (2, 1, 3), (size, size + 1, size), 1), seed, (side, 70), quality, (spread, extreme, True))
+
+
+def agree(config: ModelConfig, seed: int, shape: tuple[int, int], quality: int, drawn: tuple[int, bool, bool]) -> None:
+    """A random prior, by its spread, whether at the bound, and with lengths or not, writes and reads random codes by every arithmetic."""
+    rng, (spread, extreme, lengths), (height, width) = np.random.default_rng(seed), drawn, shape
     tensors = random_prior(rng, config, spread, lengths)
     levels = Prior.from_tensors(up_to_the_bound(rng, tensors) if extreme else tensors, config).levels
     codes = random_codes(rng, config, height, width)

@@ -170,6 +170,30 @@ def test_the_prior_learns(photographs: Path) -> None:
     assert np.mean(bits[-5:]) < 0.8 * np.mean(bits[:5])
 
 
+def test_a_level_that_got_worse_on_held_out_images_is_taken_from_before(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    held_out = [
+        CodedImage([torch.from_numpy(codes.astype(np.int16)) for codes in random_codes(rng, TINY, 96, 64)], quality)
+        for quality in (0, 9000)
+    ]
+    trainer = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, held_out=held_out)
+    trainer.prepare(lambda step: None, 0.0)  # type: ignore[arg-type, return-value]
+    before, kept = list(trainer.least), [p.clone() for p in trainer.average.levels[0].parameters()]
+    with torch.no_grad():
+        for parameter in trainer.average.levels[0].parameters():
+            parameter.copy_(parameter + torch.randn_like(parameter))
+        moved = trainer.average.levels[2].length_logits.bias
+        moved += 1e-3
+    trainer.save(tmp_path / "prior.safetensors")
+    resumed = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, held_out=held_out)
+    resumed.load(tmp_path / "prior.safetensors")
+    for each in (trainer, resumed):
+        each.finish()
+        assert all(torch.equal(a, b) for a, b in zip(kept, each.average.levels[0].parameters(), strict=True))
+        assert all(now <= then for now, then in zip(each.least, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True))
+
+
 def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     transform = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
     coded = list(encode_images(transform, load_images(photographs, 96, lambda _: None), 0, FOREVER, passes=1))

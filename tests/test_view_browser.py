@@ -151,19 +151,26 @@ def test_a_wild_slider_ends_at_its_last_place(browser: Any, address: str, tmp_pa
     assert browser.find_element(By.ID, "save").get_attribute("href").endswith("quality=33")
 
 
-def test_what_was_dropped_first_thing_is_what_is_shown(browser: Any, address: str) -> None:
-    """The page opens with the session's first picture; one that is dropped before that was answered is not replaced by it."""
+def test_what_was_dropped_last_is_what_is_shown(browser: Any, address: str) -> None:
+    """The page opens with the session's first picture; one that is dropped meanwhile is not replaced by it, nor by a slower one."""
     browser.get(address)
     drop(browser, image.write(noise(20, 30)), "first.png")
     browser.get("about:blank")
     browser.execute_cdp_cmd("Page.enable", {})
     late = "const held = fetch; fetch = async (path, ...rest) => { const found = await held(path, ...rest); "
-    late += "if (/^pictures\\/\\d+$/.test(path)) await new Promise((done) => setTimeout(done, 1500)); return found; };"
+    late += "if (/^pictures\\/\\d+$|slow/.test(path)) await new Promise((done) => setTimeout(done, 1500)); return found; };"
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": late})
     try:
         browser.get(address)
         drop(browser, image.write(noise(30, 20)), "second.png")
         browser.execute_async_script("setTimeout(arguments[0], 2500)")
         assert browser.find_element(By.ID, "name").text.startswith("second.png")
+        drop(browser, image.write(noise(30, 20)), "slow.png", taken=False)
+        drop(browser, image.write(noise(30, 20)), "third.png")
+        browser.execute_async_script("setTimeout(arguments[0], 2500)")
+        assert browser.find_element(By.ID, "name").text.startswith("third.png")
+        browser.get(address)
+        drop(browser, b"nothing", "bad.png", taken=False)  # whose turn it was goes back to the first picture
+        wait(browser, "!document.getElementById('error').hidden && document.getElementById('name').textContent")
     finally:
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)

@@ -135,10 +135,14 @@ class LeastBits:
 
 
 def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
-    """-log2 of the codes' probability under the prior: bits per level and stage, the lengths' last, without any coder's overhead."""
+    """-log2 of the codes' probability under the prior: bits per level and stage, the lengths' last, without any coder's overhead.
+
+    Raises `ValueError` for codes that do not fit the prior.
+    """
     levels: list[list[float]] = []
     context: Array | None = None
     for level, code_map in enumerate(codes):
+        check_codes(code_map, prior.levels[level].config, code_map.shape[1:])
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
         held = symbols_of(code_map)
         bits = [0.0] * len(held)

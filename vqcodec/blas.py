@@ -1,6 +1,7 @@
 """One thread of the BLAS while the codec computes: its products are small, and threads that wait for each other took ten times as long.
 
-Python threads of our own share the work where there is enough of it (search.py).
+Python threads of our own share the work where there is enough of it (search.py). A BLAS that threadpoolctl does not know (Apple's) or whose
+threads are OpenMP's, which have limits of their own on every thread, is left as it is but for the thread that asks.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ _held: list[Any] = []  # what is taken back when the last user leaves; one entry
 @cache
 def _controller() -> ThreadpoolController:
     """Knows the libraries that are loaded by now, numpy's among them."""
-    return ThreadpoolController()
+    found: ThreadpoolController = ThreadpoolController().select(user_api="blas")
+    return found
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Limits the BLAS of this process to one thread, and gives it back what it had when no thread of ours is inside any more."""
     with _LOCK:
-        _held.append(None if _held else _controller().limit(limits=1, user_api="blas"))
+        _held.append(None if _held else _controller().limit(limits=1))
     try:
         yield
     finally:

@@ -1,10 +1,10 @@
 /* The prior's wavefronts, compiled: scan.py's integers by integer arithmetic, in two calls a wavefront and one a symbol.
  *
- * An accelerator that nothing depends on: kernel.py lays out the arrays and checks every size; where no compiler made this file into a
+ * An accelerator that nothing depends on: kernel.py lays out the arrays; where no compiler made this file into a
  * library, or the processor is not x86-64 with AVX2, scan.py does the work.
  *
  * Activations are bytes: those in -127..127 with 128 added ("shifted", so zero is 128), those behind a ReLU, 0..127, as they are.
- * Weights are int8, sums int32: a sum stays below 2 ** 25, as the reader of the model sees to (layers.py). Biases take 128 times the sum
+ * Weights are int8, sums int32: a sum stays below 2 ** 26, as the reader of the model sees to (layers.py). Biases take 128 times the sum
  * of the weights off again. Every row of channels is padded to whole groups of 16 whose weights are zero.
  */
 #include <immintrin.h>
@@ -222,7 +222,7 @@ EXPORT AVX2 int64_t vqcodec_freqs(const level *net, const scan *s, int64_t index
     const head *now = &net->heads[index], *before = index ? now - 1 : 0;
     int64_t channels = net->channels, pitch = 2 * channels, stages = net->stages, stage = index - 1, kept = 0;
     const int32_t *lengths = net->heads[0].logits.weight ? s->symbols + stages * s->longest : 0;
-    const int32_t *known = index == 1 ? lengths : s->symbols + (index - 2) * s->longest;
+    const int32_t *known = index < 2 ? lengths : s->symbols + (index - 2) * s->longest;
     for (int64_t i = 0; i < count; i++) {
         int64_t position = s->here[i];
         if (index && lengths && lengths[position] <= stage) continue;

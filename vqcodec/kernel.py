@@ -11,12 +11,13 @@ import ctypes
 import os
 import zlib
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from vqcodec.config import LEVELS
 from vqcodec.entropy import FREQ_TABLE
 from vqcodec.layers import Array, Layer
 from vqcodec.prior import LENGTH, Head, LevelPrior
@@ -107,7 +108,16 @@ class PackedLevel:
         return _address(_padded(table.astype(np.int8), table.ndim - 1), self.kept)
 
 
-packed = lru_cache(maxsize=3 * len(LEVELS))(PackedLevel)  # a few models at a time
+_PACKED: WeakKeyDictionary[LevelPrior, PackedLevel] = WeakKeyDictionary()
+_PACKED_LOCK = Lock()
+
+
+def packed(net: LevelPrior) -> PackedLevel:
+    """The level as the kernel wants it, made once and kept as long as the level."""
+    with _PACKED_LOCK:
+        if net not in _PACKED:
+            _PACKED[net] = PackedLevel(net)
+        return _PACKED[net]
 
 
 class CompiledWavefronts:
@@ -117,7 +127,8 @@ class CompiledWavefronts:
         self.kernel, self.packed = kernel, packed(net)
         height, width = size
         longest, channels = symbols.shape[1], self.packed.level.channels
-        around = np.broadcast_to(context, (*size, context.shape[2]))  # of one position at the top level
+        around = np.broadcast_to(context, (*size, net.embed.shape[2]))  # of one position at the top level
+        assert around.dtype == np.int8
         self.here = np.empty(longest, np.int64)
         widest = _whole(max(channels, *self.packed.symbol_counts))
         self.kept: list[Array] = [around]  # what the kernel has addresses of

@@ -32,6 +32,7 @@ from vqcodec.transform import PATHS
 
 CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
+WATCH_STEPS = 200
 COOLDOWN = 0.6  # fraction of the run over which the learning rate falls to zero
 
 
@@ -116,22 +117,47 @@ class WindowSampler:
 class PriorTrainer:
     """PixelCNN, averaged weights, optimiser; saves and resumes exactly.
 
-    `start` is an exported prior to begin with; it is passed over where it has another shape.
+    `start` is an exported prior to begin with; it is passed over where it has another shape. On the coded images `held_out` every level is
+    looked at now and then: coarse levels have few codes, which a long training learns by heart (bench/LOG.md).
     """
 
-    def __init__(self, config: ModelConfig, schedule: Schedule, world: World, start: Tensors | None = None):
+    def __init__(
+        self, config: ModelConfig, schedule: Schedule, world: World, start: Tensors | None = None, held_out: Sequence[CodedImage] = ()
+    ):
         torch.manual_seed(schedule.seed)
-        self.schedule, self.world = schedule, world
+        self.schedule, self.world, self.held_out = schedule, world, held_out
         model = PixelCNN(config)
         self.continued = start is not None and model.take(start)
         self.model = model.to(world.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.best = copy.deepcopy(self.average)  # each level as it was when it took the fewest bits of the held out images
+        self.least = [math.inf] * len(self.best.levels)  # these bits, per position
         self.parallel = world.parallel(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99))
         self.step, self.minutes = 0, 0.0
 
     def prepare(self, draw: Callable[[int], Coded], progress: float) -> None:
-        """Nothing: the prior starts at once."""
+        """Looks at the held out images every `WATCH_STEPS` steps."""
+        if self.held_out and self.step % WATCH_STEPS == 0:
+            self.watch()
+
+    def watch(self) -> list[float]:
+        """Bits per position of each level on the held out images, averaged weights; keeps the levels that are better than before."""
+        found = [sum(stages) for stages in evaluate_prior(self.average, self.held_out)]
+        for index, (bits, level) in enumerate(zip(found, self.average.levels, strict=True)):
+            if bits < self.least[index]:
+                self.least[index] = bits
+                self.best.levels[index].load_state_dict(level.state_dict())
+        return found
+
+    def finish(self) -> None:
+        """Takes the best levels together as the averaged weights, where together they are better than those of the end."""
+        if not self.held_out:
+            return
+        at_the_end = _per_pixel(self.watch())
+        together = _per_pixel([sum(stages) for stages in evaluate_prior(self.best, self.held_out)])
+        if together < at_the_end:
+            self.average.load_state_dict(self.best.state_dict())
 
     def train_step(self, batch: Coded, progress: float) -> dict[str, Tensor]:
         """One optimiser step on codes per level (B, S, h, w) and qualities (B,); returns bits per pixel, a scalar on the device."""
@@ -159,12 +185,21 @@ class PriorTrainer:
 
     def save(self, path: Path) -> None:
         """Writes everything that a resume needs, atomically."""
-        save_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer, {"step": self.step, "minutes": self.minutes})
+        state = {"step": self.step, "minutes": self.minutes, "least": self.least}
+        save_checkpoint(path, self._modules(), self.optimizer, state)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote; raises `TrainingError` where it does not fit."""
-        state = load_checkpoint(path, {"model": self.model, "average": self.average}, self.optimizer)
-        self.step, self.minutes = state["step"], state["minutes"]
+        state = load_checkpoint(path, self._modules(), self.optimizer)
+        self.step, self.minutes, self.least = state["step"], state["minutes"], state["least"]
+
+    def _modules(self) -> dict[str, PixelCNN]:
+        return {"model": self.model, "average": self.average, "best": self.best}
+
+
+def _per_pixel(levels: Sequence[float]) -> float:
+    """Bits per pixel from bits per position of each level."""
+    return sum(bits / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
 
 
 @torch.no_grad()

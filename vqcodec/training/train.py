@@ -95,11 +95,11 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         if world.size == 1:
             save_codes(checkpoints / "codes.safetensors", coded, transform.step)
     display.line(f"prior: {len(coded)} photographs encoded")
-    prior = train_prior(coded, checkpoints, options, world, display)
+    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
+    prior = train_prior(coded, prior_valid, checkpoints, options, world, display)
     if not world.first:
         return
     card = _card(options, len(images), transform, prior, len(coded))
-    prior_valid = list(encode_images(transform.average, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
     card["training"]["bits_per_position_held_out"] = evaluate_prior(prior.average, prior_valid)
     export_model(transform.average, prior.average, out, out.resolve().name, card)
     for row in measure(out, held_out[:REPORT_IMAGES], REPORT_QUALITIES):
@@ -145,17 +145,20 @@ def train_transform(
     return trainer
 
 
-def train_prior(coded: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display) -> PriorTrainer:
+def train_prior(
+    coded: Sequence[CodedImage], held_out: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display
+) -> PriorTrainer:
     """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
     schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
     config = options.chosen.config
-    trainer = PriorTrainer(config, schedule, world, exported_prior(options.start, config) if options.start else None)
+    trainer = PriorTrainer(config, schedule, world, exported_prior(options.start, config) if options.start else None, held_out)
     checkpoint = checkpoints / "prior.safetensors"
     if checkpoint.exists():
         trainer.load(checkpoint)
         display.line(f"prior: resumed at step {trainer.step}")
     for row in run(trainer, WindowSampler(coded, schedule.batch, schedule.seed, world), checkpoint):
         _note("prior", row, checkpoints, world, display)
+    trainer.finish()
     return trainer
 
 

@@ -7,6 +7,7 @@ let picture = null; // what the server says of the picture that is shown
 let levels = 3; // that are shown
 let largest = Infinity; // bytes of a file that the server takes
 let turn = 0; // counts the pictures that were asked for: the newest is shown, in whatever order the answers come
+let lists = 0; // the same for lists of pictures
 let wanted = 0; // counts what was asked for: an answer to an older question is not shown
 
 class Refused extends Error {}
@@ -38,7 +39,9 @@ const quality = () => Number($("number").value);
 const address = (count, kind = "") => `pictures/${picture.number}/levels/${count}${kind}?quality=${quality()}`;
 
 async function list() {
+  const mine = ++lists;
   const found = await ask("pictures");
+  if (mine !== lists) return found.pictures;
   largest = found.largest;
   $("list").hidden = found.pictures.length < 2;
   $("list").replaceChildren(...found.pictures.map(({ number, name }) => {
@@ -57,14 +60,23 @@ async function open(number) {
   if (mine === turn) await show(found);
 }
 
+async function first() {
+  const mine = turn;
+  const found = await list();
+  if (found.length && mine === turn) await open(found[0].number);
+}
+
 async function add(file) {
   if (file.size > largest) throw new Refused(`${file.name} is larger than ${largest / 1e6} MB; make the picture smaller`);
   busy(`opening ${file.name}`);
   try {
-    const found = await ask(`pictures?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     const mine = ++turn;
+    const found = await ask(`pictures?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     await list();
     if (mine === turn) await show(found);
+  } catch (error) {
+    if (!picture) await first(); // whose turn this was
+    throw error;
   } finally {
     busy("");
   }
@@ -225,7 +237,4 @@ document.ondrop = (event) => {
   $("drop").hidden = true;
   if (event.dataTransfer.files.length) attempt(() => add(event.dataTransfer.files[0]));
 };
-attempt(async () => {
-  const found = await list();
-  if (found.length && !turn) await open(found[0].number);
-});
+attempt(first);
