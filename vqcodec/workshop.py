@@ -28,7 +28,7 @@ from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shap
 @click.option("--from", "start", metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Start from this model.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops a step, of each process.")
 @click.option("--crop", type=click.IntRange(64), help="Pixels a side, a multiple of 32. [default: the preset's]")
-@click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True, callback=number, help="Of the transform's networks.")
+@click.option("--learning-rate", type=POSITIVE, callback=number, help="Of the transform's networks; default: the preset's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and crops.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile; default: on accelerators alone.")

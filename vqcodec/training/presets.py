@@ -18,6 +18,7 @@ class Preset:
     config: ModelConfig
     crop: int = 192
     plain: bool = False
+    learning_rate: float = 1e-3
 
 
 def _papers(levels: tuple[LevelConfig, ...]) -> ModelConfig:
@@ -25,6 +26,8 @@ def _papers(levels: tuple[LevelConfig, ...]) -> ModelConfig:
     transform = TransformConfig((64, 96, 128, 160), (3, 6, 4, 2), (4, 8, 5, 2), levels, lambda_min=24.0, lambda_max=2400.0, anchors=2)
     return ModelConfig(transform, PriorConfig(96, (3, 4, 5), (3, 3), quality_anchors=2))
 
+
+PAPERS_RATE = 3e-4  # Razavi et al. 2019; at 1e-3 the moving averages do not keep up with the latents, and training diverges (bench/LOG.md)
 
 PRESETS = {
     "default": Preset(
@@ -41,8 +44,10 @@ PRESETS = {
             PriorConfig(channels=96, trunk_blocks=(3, 4, 5), context_blocks=(3, 3), quality_anchors=9),
         )
     ),
-    "vqvae2": Preset(_papers((LevelConfig(1, 512, 64),) * 3), plain=True),
-    "vqvae": Preset(_papers((LevelConfig(0, 512, 64), LevelConfig(0, 512, 64), LevelConfig(1, 512, 64))), plain=True),
+    "vqvae2": Preset(_papers((LevelConfig(1, 512, 64),) * 3), plain=True, learning_rate=PAPERS_RATE),
+    "vqvae": Preset(
+        _papers((LevelConfig(0, 512, 64), LevelConfig(0, 512, 64), LevelConfig(1, 512, 64))), plain=True, learning_rate=PAPERS_RATE
+    ),
     "tiny": Preset(  # for tests and for trying a data set out
         ModelConfig(
             TransformConfig(

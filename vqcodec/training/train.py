@@ -42,7 +42,7 @@ REPORT_QUALITIES = (0, 25, 50, 75, 100)
 class TrainOptions:
     """How to train. `start` is the folder of an exported model that the training begins with.
 
-    `batch` is that of one process; `crop` in pixels is the preset's unless given.
+    `batch` is that of one process; `crop` in pixels and `learning_rate` are the preset's unless given.
     """
 
     preset: str = "default"
@@ -51,7 +51,7 @@ class TrainOptions:
     start: Path | None = None
     batch: int = 8
     crop: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     threads: int | None = None
     seed: int = 0
     compiled: bool | None = None
@@ -125,7 +125,7 @@ def train_transform(
     images: Sequence[Tensor], held_out: Sequence[Tensor], checkpoints: Path, options: TrainOptions, world: World, display: Display
 ) -> TransformTrainer:
     """Trains the transform to the end of its schedule, from its checkpoint where there is one."""
-    schedule = options.schedule(TRANSFORM_SHARE, options.batch, options.learning_rate)
+    schedule = options.schedule(TRANSFORM_SHARE, options.batch, options.learning_rate or options.chosen.learning_rate)
     start = exported_weights(options.start, options.chosen.config.transform) if options.start else None
     compiled = world.device.type == "cuda" if options.compiled is None else options.compiled
     preset = options.chosen
