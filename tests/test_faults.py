@@ -139,6 +139,30 @@ cli.main()
     assert snapshot(folder) == before
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_range_coder_meets_numpy(number: int, code: int, folder: Path) -> None:
+    """It looks numpy up from Rust, where an exception would be a panic."""
+    before = snapshot(folder)
+    program = f"""
+import os, sys, time
+import numpy as np
+
+def look_up(self, version):
+    if "onnxruntime" not in sys._getframe(1).f_code.co_filename:  # it asks as well
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(0.2)
+    real(self, version)
+
+real, np.lib.NumpyVersion.__init__ = np.lib.NumpyVersion.__init__, look_up
+from vqcodec import cli
+cli.main()
+"""
+    with start(program, "compress", "a.png", "b.vq", "-m", MODEL, cwd=folder) as process:
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, b"")
+    assert snapshot(folder) == before
+
+
 def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
     """As under nohup."""
     code = """

@@ -8,6 +8,7 @@ evaluated: the table is built by integer arithmetic alone, so that it is the sam
 from __future__ import annotations
 
 from math import isqrt
+from threading import Thread
 
 import constriction
 import numpy as np
@@ -17,6 +18,13 @@ LOGIT_STEPS = 16  # logit units per bit
 FREQ_BITS = 24  # the largest frequency is 2 ** 24: constriction's own precision
 
 FAMILY = constriction.stream.model.Categorical(perfect=False)  # explicit: the default changes between constriction's versions
+
+
+# At its first array, constriction looks numpy up by a few lines of Python. An exception there, such as the one that a signal's handler
+# raises, would be a panic; handlers run in the main thread alone, so another one does it.
+_first = Thread(target=constriction.stream.queue.RangeDecoder, args=(np.zeros(0, np.uint32),))
+_first.start()
+_first.join()
 
 
 def _power_of_two(exponent16: int) -> int:
