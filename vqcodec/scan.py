@@ -30,7 +30,7 @@ IMPOSSIBLE = np.float32(-EXACT_LIMIT)  # the logit of a code that cannot be
 BATCH_POSITIONS = 512  # positions of the wavefronts that `scan_known` computes at once: they stay in the processor's cache
 
 
-class _Wavefronts:
+class _Ring:
     """The last four wavefronts of one layer's activations, in rows of the map with a row of zeros above."""
 
     def __init__(self, height: int, channels: int):
@@ -56,8 +56,8 @@ class Wavefronts:
         height, width = size
         channels = net.embed.shape[2]
         self.net, self.product, self.size = net, product, size
-        self.inputs = _Wavefronts(height, channels)
-        self.states = [_Wavefronts(height, channels) for _ in net.trunk]
+        self.inputs = _Ring(height, channels)
+        self.states = [_Ring(height, channels) for _ in net.trunk]
         self.contexts = np.broadcast_to(context, (height, width, channels)).reshape(-1, channels)
 
     def freqs(self, t: int, symbols: Array) -> Iterator[tuple[int, Array, Array]]:
