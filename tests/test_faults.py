@@ -40,6 +40,15 @@ import signal
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), signal.SIG_DFL)
 """
+# A process that works for another one takes a while to start on a busy machine.
+SLOW_START = """
+import sys, time
+from pathlib import Path
+
+if "--multiprocessing-fork" in sys.argv:
+    Path("starting").touch()
+    time.sleep(1)
+"""
 POINTS = {
     "with the file empty": 'os, "fsync"',
     "before renaming": 'files, "_rename_new"',
@@ -202,6 +211,23 @@ def test_signals_with_several_processes(number: int, group: bool, tmp_path: Path
     for path in (tmp_path / "out").iterdir():
         assert path.suffix == ".vq"
         assert vqcodec("info", path, "-m", MODEL, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_signals_while_processes_start(number: int, code: int, tmp_path: Path) -> None:
+    """Until a process can handle signals they have to wait: Python's own answer to an interrupt is a traceback."""
+    for index in range(2):
+        (tmp_path / f"{index}.png").write_bytes(image.write(noise(40, 40, index)))
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    program = "import os\nos.environ['PYTHONPATH'] += os.pathsep + os.getcwd()\nfrom vqcodec import cli\ncli.main()"
+    command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
+    with start(program, *command, cwd=tmp_path, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "starting").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, b"")
 
 
 @pytest.mark.parametrize("arguments", [("decompress", "a.vq", "-"), ("compress", "a.png", "-"), ("info", "a.vq")], ids=lambda a: a[0])

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 
 from vqcodec import files
 from vqcodec.convert import SUFFIX, CompressOptions, Job, Options, Outcome, convert
 from vqcodec.errors import ImageError, OutputError, VQCodecError
+from vqcodec.processes import receive_signals, signals_wait
 
 # what --recursive takes from a directory; a file that is named itself is always taken
 PICTURES = frozenset((".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"))
@@ -58,9 +56,12 @@ def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outco
         return
     count = min(policy.processes, len(jobs))
     threads = max(1, (os.cpu_count() or 1) // count)
-    with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,)) as pool:
+    with signals_wait():
+        pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,))
+    with pool:
         try:
-            waiting = {_submit(pool, job, options, policy): job for job in jobs}
+            with signals_wait():
+                waiting = {_submit(pool, job, options, policy): job for job in jobs}
             for future in as_completed(waiting):
                 try:
                     yield future.result()
@@ -114,13 +115,6 @@ def _found(name: str, wanted: frozenset[str] | set[str], recursive: bool) -> Ite
 
 
 def _start_worker(threads: int) -> None:
-    """Shares the processor out among the workers, and leaves an interrupt to the process that started them."""
+    """Shares the processor out among the workers."""
+    receive_signals()
     os.environ["VQCODEC_THREADS"] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_worker)
-
-
-def _end_worker(number: int, frame: FrameType | None) -> None:
-    """Unwinds, so that no temporary file stays behind."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)

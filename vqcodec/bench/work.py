@@ -5,7 +5,6 @@ Worker processes import this module, so it stays away from what only the summary
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from vqcodec import image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
 from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
+from vqcodec.processes import receive_signals, signals_wait
 from vqcodec.transform import Image
 
 
@@ -38,19 +38,17 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[Row | str]:
     if jobs == 1:
         yield from map(work, tasks)
         return
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_ignore_interrupt)
+    with signals_wait():
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=receive_signals)
     try:
-        for future in as_completed([pool.submit(work, task) for task in tasks]):
+        with signals_wait():
+            waiting = [pool.submit(work, task) for task in tasks]
+        for future in as_completed(waiting):
             yield future.result()
     except BrokenProcessPool as error:
         raise BenchError("a process died, perhaps for want of memory; continue with --resume and fewer --jobs") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C goes to all processes of a terminal; the main one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def work(task: Task) -> Row | str:
