@@ -26,7 +26,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model, runtime_transform  # noqa: E402
+from vqcodec.training.export import export_model, export_transform, runtime_transform  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes  # noqa: E402
@@ -57,6 +57,21 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.jpg").write_bytes(b"no picture")
     Pillow.fromarray(noise(20, 20)).save(folder / "small.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[VQVAE, pixelcnn.PixelCNN, Path]:
+    """An untrained model that differs between qualities, and its folder."""
+    torch.manual_seed(1)
+    transform, prior = VQVAE(TINY.transform), pixelcnn.PixelCNN(TINY)
+    with torch.no_grad():
+        for name, parameter in transform.named_parameters():
+            if name.endswith(QUALITY_SCALES):
+                parameter.normal_(std=0.2)
+            parameter.copy_(parameter.half().float())  # as it is exported: other weights find other codes
+    folder = tmp_path_factory.mktemp("small")
+    export_model(export_transform(transform), prior, folder, "small", {})
+    return transform, prior, folder
 
 
 @pytest.mark.parametrize("quality", [0, 3_771, 10_000])
@@ -286,19 +301,17 @@ def test_the_papers_recipes_train(name: str) -> None:
     assert [b.shape[1] for b in bits] == [c.shape[1] and c.shape[1] + 1 for c in low]  # a level without stages has no lengths
 
 
-def test_a_training_starts_from_a_smaller_model(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    small = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
-    export_model(small, pixelcnn.PixelCNN(TINY), tmp_path, "small", {})
-    weights = exported_weights(tmp_path, TINY.transform)
+def test_a_training_starts_from_a_smaller_model(small: tuple[VQVAE, pixelcnn.PixelCNN, Path]) -> None:
+    transform, _, folder = small
+    weights = exported_weights(folder, TINY.transform)
     same = TransformTrainer(TINY.transform, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert same.continued
     images, quality = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
     with torch.no_grad():
-        expected = small.latents_for_start(images, quality, False)
+        expected = transform.latents_for_start(images, quality, False)
         found = same.average.latents_for_start(images, quality, False)
         assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(expected, found, strict=True))  # half precision
-        assert torch.allclose(small.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
+        assert torch.allclose(transform.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
     grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(*TINY.transform.levels[:2], LevelConfig(3, 64, 6)))
     more = TransformTrainer(grown, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert not more.continued  # its quantisers must start anew
@@ -308,19 +321,14 @@ def test_a_training_starts_from_a_smaller_model(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="does not fit"):
         TransformTrainer(replace(TINY.transform, widths=(12, 16, 16, 8)), Schedule(10, FOREVER), CPU, start=weights)
     with pytest.raises(TrainingError, match="no exported model"):
-        exported_weights(tmp_path / "nowhere", TINY.transform)
+        exported_weights(folder / "nowhere", TINY.transform)
 
 
-def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(tmp_path: Path, photographs: Path) -> None:
+def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(
+    small: tuple[VQVAE, pixelcnn.PixelCNN, Path], photographs: Path
+) -> None:
     """The grown model is at first what the smaller one was at each Lagrangian; then its new stages get codes."""
-    torch.manual_seed(1)
-    small = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
-    prior = pixelcnn.PixelCNN(TINY)
-    with torch.no_grad():
-        for name, parameter in small.named_parameters():
-            if name.endswith(QUALITY_SCALES):
-                parameter.normal_(std=0.2)
-    export_model(small, prior, tmp_path, "small", {})
+    transform, prior, folder = small
     *coarser, bottom = TINY.transform.levels
     factor = TINY.transform.lambda_max / TINY.transform.lambda_min
     wider = replace(
@@ -330,22 +338,22 @@ def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(tmp_
         lambda_max=TINY.transform.lambda_max * factor**0.5,  # a third more than before: the old anchors stay anchors
     )
     sampler = CropSampler(load_images(photographs, 96, lambda _: None), Schedule(40, FOREVER, batch=2, crop=96), CPU)
-    trainer = TransformTrainer(wider, Schedule(40, FOREVER, batch=2), CPU, start=exported_weights(tmp_path, wider))
+    trainer = TransformTrainer(wider, Schedule(40, FOREVER, batch=2), CPU, start=exported_weights(folder, wider))
     assert trainer.kept == [1, 2, 2]
     images = sampler(0)
     with torch.no_grad():
-        expected = small(images, torch.tensor([0.3, 0.9]), 1.0, levels=3)
+        expected = transform(images, torch.tensor([0.3, 0.9]), 1.0, levels=3)
         found = trainer.average(images, torch.tensor([0.2, 0.6]), 1.0, levels=3)
-    assert (expected.images - found.images).abs().max() < 0.02  # half precision; in rare places another code
+    assert (expected.images - found.images).abs().max() < 1e-3
     assert not any(codes[:, 2:].any() for codes in found.codes)
     trainer.prepare(sampler, 0.0)
     assert trainer.model.quantizers[2].codebooks[2:].abs().sum(-1).count_nonzero() == 2 * 63  # code 0 is zero
-    for quantizer, old in zip(trainer.model.quantizers, small.quantizers, strict=True):
+    for quantizer, old in zip(trainer.model.quantizers, transform.quantizers, strict=True):
         assert torch.allclose(quantizer.codebooks[: len(old.codebooks)], old.codebooks, atol=0.01)
     assert np.isfinite(trainer.train_step(images, 0.1)["loss"].item())
 
     config = replace(TINY, transform=wider, prior=replace(TINY.prior, quality_anchors=4))
-    going_on = PriorTrainer(config, Schedule(40, FOREVER), CPU, exported_prior(tmp_path, config))
+    going_on = PriorTrainer(config, Schedule(40, FOREVER), CPU, exported_prior(folder, config))
     assert going_on.continued
     old_table, table = (net.levels[2].quality.integers() for net in (prior, going_on.average))
     assert torch.equal(old_table, table[:3])

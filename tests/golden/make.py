@@ -24,7 +24,7 @@ from vqcodec import codec  # noqa: E402
 from vqcodec.codes import Codes, map_sizes  # noqa: E402
 from vqcodec.config import LevelConfig, ModelConfig, PriorConfig, TransformConfig  # noqa: E402
 from vqcodec.model import Model, load_model  # noqa: E402
-from vqcodec.training.export import export_model  # noqa: E402
+from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
@@ -79,7 +79,7 @@ def make_model(folder: Path) -> None:
             posterior.bias.zero_()
         for parameter in prior.parameters():  # also the biases, which start at zero
             parameter.add_(0.2 * torch.randn_like(parameter))
-    export_model(transform, prior, folder, "golden", {"purpose": "tests; untrained"})
+    export_model(export_transform(transform), prior, folder, "golden", {"purpose": "tests; untrained"})
 
 
 def make_files(name: str, image: NDArray[np.uint8], data: bytes, model: Model) -> None:

@@ -22,13 +22,12 @@ from torch import Tensor
 from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
 from vqcodec.training.data import pad_to_multiple
-from vqcodec.training.export import runtime_transform
 from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN, Tensors
 from vqcodec.training.schedule import Clock, Schedule
 from vqcodec.training.transform import BALANCE
 from vqcodec.training.vqvae import VQVAE
-from vqcodec.transform import PATHS
+from vqcodec.transform import PATHS, Transform
 
 CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
@@ -47,13 +46,15 @@ class CodedImage(NamedTuple):
 
 
 @torch.no_grad()
-def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes: float, passes: int = 20) -> Iterator[CodedImage]:
+def encode_images(
+    transform: VQVAE | Transform, images: Sequence[Tensor], seed: int, minutes: float, passes: int = 20
+) -> Iterator[CodedImage]:
     """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored.
 
     Passes over all images again and again until `minutes` are over, or once where `passes` is 1. The first one is encoded in any case.
     """
     random = np.random.default_rng(seed)
-    encode = _encoder(transform.eval())
+    encode = _encoder(transform)
     clock = Clock(Schedule(steps=10**9, minutes=minutes))  # from here on: what comes before does not depend on the photographs
     order = (index for _ in range(passes) for index in random.permutation(len(images)))
     for count, index in enumerate(order):
@@ -66,17 +67,14 @@ def encode_images(transform: VQVAE, images: Sequence[Tensor], seed: int, minutes
         yield CodedImage(encode(image, quality), quality)
 
 
-def _encoder(transform: VQVAE) -> Callable[[Tensor, int], list[Tensor]]:
-    """What gives the codes, int16 (S, h, w) per level, of an image uint8 (3, H, W) at a quality in hundredths.
-
-    On a processor that is the exported graph: it takes a third of the time that torch takes.
-    """
-    device = next(transform.parameters()).device
-    if device.type == "cpu":
-        runtime = runtime_transform(transform)
+def _encoder(transform: VQVAE | Transform) -> Callable[[Tensor, int], list[Tensor]]:
+    """What gives the codes, int16 (S, h, w) per level, of an image uint8 (3, H, W) at a quality in hundredths."""
+    if isinstance(transform, Transform):
         return lambda image, quality: [
-            torch.from_numpy(codes.astype(np.int16)) for codes in runtime.encode(image.permute(1, 2, 0).contiguous().numpy(), quality)
+            torch.from_numpy(codes.astype(np.int16)) for codes in transform.encode(image.permute(1, 2, 0).contiguous().numpy(), quality)
         ]
+    transform.eval()
+    device = next(transform.parameters()).device
 
     def encode(image: Tensor, quality: int) -> list[Tensor]:
         padded = pad_to_multiple(image[None].to(device).float() / 255, LEVEL_STRIDES[0])
@@ -141,23 +139,26 @@ class PriorTrainer:
         if self.held_out and self.step % WATCH_STEPS == 0:
             self.watch()
 
-    def watch(self) -> list[float]:
-        """Bits per position of each level on the held out images, averaged weights; keeps the levels that are better than before."""
-        found = [sum(stages) for stages in evaluate_prior(self.average, self.held_out)]
+    def watch(self) -> list[list[float]]:
+        """What `evaluate_prior` gives on the held out images, averaged weights; keeps the levels that are better than before."""
+        found = evaluate_prior(self.average, self.held_out)
         for index, (bits, level) in enumerate(zip(found, self.average.levels, strict=True)):
-            if bits < self.least[index]:
-                self.least[index] = bits
+            if sum(bits) < self.least[index]:
+                self.least[index] = sum(bits)
                 self.best.levels[index].load_state_dict(level.state_dict())
         return found
 
-    def finish(self) -> None:
-        """Takes the best levels together as the averaged weights, where together they are better than those of the end."""
-        if not self.held_out:
-            return
-        at_the_end = _per_pixel(self.watch())
-        together = _per_pixel([sum(stages) for stages in evaluate_prior(self.best, self.held_out)])
-        if together < at_the_end:
-            self.average.load_state_dict(self.best.state_dict())
+    def finish(self) -> list[list[float]]:
+        """Takes the best levels together as the averaged weights, where together they are better than those of the end.
+
+        Returns what `evaluate_prior` gives of these on the held out images.
+        """
+        at_the_end = self.watch()
+        together = evaluate_prior(self.best, self.held_out)
+        if _per_pixel(together) >= _per_pixel(at_the_end):
+            return at_the_end
+        self.average.load_state_dict(self.best.state_dict())
+        return together
 
     def train_step(self, batch: Coded, progress: float) -> dict[str, Tensor]:
         """One optimiser step on codes per level (B, S, h, w) and qualities (B,); returns bits per pixel, a scalar on the device."""
@@ -197,9 +198,9 @@ class PriorTrainer:
         return {"model": self.model, "average": self.average, "best": self.best}
 
 
-def _per_pixel(levels: Sequence[float]) -> float:
-    """Bits per pixel from bits per position of each level."""
-    return sum(bits / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
+def _per_pixel(levels: Sequence[Sequence[float]]) -> float:
+    """Bits per pixel from bits per position of each level and stage."""
+    return sum(sum(bits) / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
 
 
 @torch.no_grad()
