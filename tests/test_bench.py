@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,8 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib", reason="needs the extra bench")
 
 from tests.bench_support import MODEL, Bar, measured, plan
-from tests.support import ROOT, load_image, run_python, vqcodec
+from tests.support import load_image, run_python, vqcodec
+from tests.test_faults import start
 from vqcodec import image, metrics
 from vqcodec.bench import run, work
 from vqcodec.bench.peers import open_coder
@@ -101,10 +101,7 @@ def test_control_c_keeps_what_is_finished(jobs: int, dataset: Path, tmp_path: Pa
     """The real program in a process group of its own, as in a terminal: the signal reaches its workers too."""
     options = ["--codecs", "jpeg,vqcodec", "--qualities", "jpeg=10", "--qualities", "0,20,40", "--jobs", str(jobs)]
     command = ["bench", str(dataset), *options, "--model", MODEL, "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "vqcodec.cli", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
-    )
+    running = start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path, start_new_session=True)
     table = tmp_path / "out" / "rows.csv"
     while not (table.exists() and len(read_file(table)[1]) >= 3):
         assert running.poll() is None, running.communicate()

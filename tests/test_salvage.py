@@ -82,10 +82,12 @@ def test_a_truncated_file(name: str, whole: bytes, model: Model) -> None:
 
 
 def test_damage_anywhere(whole: bytes, model: Model) -> None:
-    """Whatever byte is hit: the picture of some levels, or a named error."""
+    """Whatever byte is hit, of the payloads every fourth: the picture of some levels, or a named error."""
     pictures = [codec.decompress(whole, model, levels)[:, :, :3] for levels in (1, 2, 3)]
     first = places(whole)["top"]
-    for position in range(0, places(whole)["icc"][0] + 20):
+    end = places(whole)["icc"][0] + 20
+    around = {at + offset for edges in places(whole).values() for at in edges for offset in range(-8, SECTION_OVERHEAD + 8)}
+    for position in sorted({*range(0, end, 4), *range(HEADER_BYTES), *around} & set(range(end))):
         data = flipped(whole, position)
         try:
             found = codec.salvage(data, model)
