@@ -9,6 +9,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -63,7 +64,11 @@ TIFF_TAGS = {
     ExifTags.Base.Artist,
     ExifTags.Base.Copyright,
 }
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95},
+    "PNG": {"compress_type": zlib.Z_RLE},  # a third of the time of the default, and up to 3 % more bytes of a photograph
+    "WEBP": {"lossless": True},
+}
 
 
 class Picture(NamedTuple):
