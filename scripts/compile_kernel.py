@@ -1,4 +1,4 @@
-"""Compiles vqcodec/kernel.c into vqcodec/libkernel.so, where there is a C compiler. Installing does it too.
+"""Compiles vqcodec/kernel.c and search.c into vqcodec/libkernel.so, where there is a C compiler. Installing does it too.
 
 python3 scripts/compile_kernel.py
 """
@@ -14,12 +14,13 @@ import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("kernel.c", "search.c")
 FLAGS = ["-O3", "-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden"]
 
 
 def compile_kernel(root: Path = ROOT) -> str:
     """Makes the library; returns what went wrong, or an empty string. An older library is replaced only by a whole new one."""
-    source, library = root / "vqcodec" / "kernel.c", root / "vqcodec" / "libkernel.so"
+    sources, library = [root / "vqcodec" / name for name in SOURCES], root / "vqcodec" / "libkernel.so"
     asked, *options = shlex.split(os.environ.get("CC") or "cc") or ["cc"]
     compiler = shutil.which(asked)
     if compiler is None:
@@ -28,8 +29,8 @@ def compile_kernel(root: Path = ROOT) -> str:
         return "not on Windows, where GCC does not align what vectors are spilled to"
     fresh = library.with_suffix(f".{os.getpid()}.tmp")
     try:
-        crc = f"-DSOURCE_CRC={zlib.crc32(source.read_bytes())}u"
-        command = [compiler, *options, *FLAGS, crc, "-o", fresh, source]
+        crc = f"-DSOURCE_CRC={zlib.crc32(b''.join(source.read_bytes() for source in sources))}u"
+        command = [compiler, *options, *FLAGS, crc, "-o", fresh, *sources, "-lm"]
         made = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if made.returncode:
             return f"{compiler} failed: {made.stderr.strip()[-500:]}"

@@ -1,14 +1,15 @@
-"""The search for codes in numpy: what torch's finds, whatever the range of the numbers, and refused where shapes do not fit."""
+"""The search for codes, in numpy and compiled: what torch's finds, whatever the range of numbers; misshapen arrays are refused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 import pytest
 
 from tests.support import Array
-from vqcodec import search
+from vqcodec import kernel, search
 from vqcodec.config import LevelConfig
 from vqcodec.errors import InvalidModelError
 from vqcodec.search import Search
@@ -17,15 +18,26 @@ WIDTH = 6
 LEVEL = LevelConfig(3, 8, 4)
 
 
-def tensors(seed: int = 0, level: LevelConfig = LEVEL) -> dict[str, Array]:
+@pytest.fixture(params=["0", "avx2", "best"], autouse=True)
+def every_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In numpy, and with both widths of vectors where the processor has them."""
+    monkeypatch.setenv("VQCODEC_KERNEL", request.param)
+    kernel.library.cache_clear()
+    if request.param != "0" and kernel.library() is None:
+        pytest.skip("no compiled kernel for this processor")
+    yield
+    kernel.library.cache_clear()
+
+
+def tensors(seed: int = 0, level: LevelConfig = LEVEL, width: int = WIDTH) -> dict[str, Array]:
     """A quantiser of random numbers, under the names of an export."""
     rng = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {"codebooks": (level.stages, level.codebook_size, level.dim)}
     for stage in range(level.stages):
-        shapes |= {f"hidden.{stage}.weight": (WIDTH, WIDTH), f"hidden.{stage}.bias": (WIDTH,)}
-        shapes |= {f"logits.{stage}.weight": (level.codebook_size, WIDTH), f"logits.{stage}.bias": (level.codebook_size,)}
+        shapes |= {f"hidden.{stage}.weight": (width, width), f"hidden.{stage}.bias": (width,)}
+        shapes |= {f"logits.{stage}.weight": (level.codebook_size, width), f"logits.{stage}.bias": (level.codebook_size,)}
         if stage:
-            shapes |= {f"from_sum.{stage - 1}.weight": (WIDTH, level.dim), f"from_sum.{stage - 1}.bias": (WIDTH,)}
+            shapes |= {f"from_sum.{stage - 1}.weight": (width, level.dim), f"from_sum.{stage - 1}.bias": (width,)}
     return {f"q.{name}": rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
 
 
@@ -100,6 +112,7 @@ def test_positions_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) 
     quantiser, (latents, context) = Search.from_tensors(tensors(), "q", LEVEL, WIDTH), latents_and_context(100)
     whole = quantiser(latents, context, 3)
     monkeypatch.setattr(search, "TABLE_COSTS", 7 * 3 * LEVEL.codebook_size)
+    monkeypatch.setattr(search, "COMPILED_ROWS", 7)
     assert np.array_equal(quantiser(latents, context, 3), whole)
     assert np.array_equal(quantiser(latents[50:], context[50:], 3), whole[:, 50:])
 
@@ -128,6 +141,26 @@ def test_the_search_in_torch_finds_the_same() -> None:
         for paths in (1, 4):
             expected = quantiser.search(torch.from_numpy(latents), torch.from_numpy(context), 1.0, paths).T.numpy()
             assert np.array_equal(Search.from_tensors(made, "q", LEVEL, WIDTH)(latents, context, paths), expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_quantisers_of_all_shapes(seed: int) -> None:
+    """What is found costs what numpy's search finds costs, up to rounding; numbers that are none do no harm."""
+    rng = np.random.default_rng(seed)
+    level, width = LevelConfig(int(rng.integers(1, 5)), int(rng.integers(1, 90)), int(rng.integers(1, 40))), int(rng.integers(1, 50))
+    count, paths = int(rng.integers(0, 600)), int(rng.choice([1, 2, 4, 16]))
+    latents = 3 * rng.normal(size=(count, level.dim)).astype(np.float32)
+    context = rng.normal(size=(count, width)).astype(np.float32)
+    made = tensors(seed, level, width)
+    made["q.logits.0.bias"][0] += rng.choice([0, 3, 20])
+    made["q.codebooks"][:, 0] *= seed % 2
+    quantiser = Search.from_tensors(made, "q", level, width)
+    found = quantiser(latents, context, paths)
+    expected = quantiser._some(latents, context, paths)
+    assert (found == expected).all(0).mean() > 0.99 if count else found.shape == expected.shape
+    made["q.logits.0.bias"][-1] = rng.choice([np.nan, np.inf, -np.inf])
+    found = Search.from_tensors(made, "q", level, width)(latents, context, paths)
+    assert ((found >= 0) & (found < level.codebook_size)).all()
 
 
 def test_a_level_without_stages_has_no_codes() -> None:

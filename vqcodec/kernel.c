@@ -132,17 +132,16 @@ AVX2 static void product_avx2(PRODUCT_ARGUMENTS) {
 
 typedef void product(PRODUCT_ARGUMENTS);
 static product *multiply;
+void vqcodec_open_search(int64_t wide); /* search.c */
 
 /* What `features` allows: 2 for AVX-512 VNNI, 1 for AVX2, 0 for neither. Returns the checksum of the source that this library was made
  * from, or 0 where the processor cannot run it: kernel.py asks before anything else. */
 EXPORT uint32_t vqcodec_open(int64_t features) {
     __builtin_cpu_init();
-    if (features >= 2 && __builtin_cpu_supports("avx512vnni"))
-        multiply = product_vnni;
-    else if (features >= 1 && __builtin_cpu_supports("avx2"))
-        multiply = product_avx2;
-    else
-        return 0;
+    int wide = features >= 2 && __builtin_cpu_supports("avx512vnni");
+    if (!wide && !(features >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return 0;
+    multiply = wide ? product_vnni : product_avx2;
+    vqcodec_open_search(wide);
     return SOURCE_CRC;
 }
 

@@ -22,7 +22,7 @@ from vqcodec.entropy import FREQ_TABLE
 from vqcodec.layers import Array, Layer
 from vqcodec.prior import LENGTH, Head, LevelPrior
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernel.c", "search.c")]
 LIBRARY = Path(__file__).with_name("libkernel.so")  # on every system: it is opened by this name
 LANES, GROUP, RING, SHIFTED = 16, 4, 4, 128  # as in kernel.c
 
@@ -66,7 +66,7 @@ def library() -> ctypes.CDLL | None:
     try:
         found = ctypes.CDLL(str(LIBRARY))
         found.vqcodec_open.argtypes, found.vqcodec_open.restype = [ctypes.c_int64], ctypes.c_uint32
-        if found.vqcodec_open(features) != zlib.crc32(SOURCE.read_bytes()):
+        if found.vqcodec_open(features) != zlib.crc32(b"".join(source.read_bytes() for source in SOURCES)):
             return None
     except (OSError, AttributeError):  # made for another machine, or damaged
         return None

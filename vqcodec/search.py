@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from vqcodec.blas import one_blas_thread
 from vqcodec.config import LevelConfig
 from vqcodec.errors import InvalidModelError
+from vqcodec.search_kernel import CompiledSearch, compiled_search
 
 Floats = NDArray[np.float32]
 
 LOG2_E = np.float32(1.4426950408889634)
 SLOPE = np.float32(0.1)  # of the leaky ReLU
+COMPILED_ROWS = 256  # positions that the compiled search gets at once
 TABLE_COSTS = 1 << 18  # of the codes after each path, at once: such a table (1 MiB) stays in the processor's cache
 
 
@@ -48,10 +50,15 @@ class Stage:
 
 
 class Search:
-    """The quantiser of one level."""
+    """The quantiser of one level; `compiled` is the same for the kernel (search_kernel.py), where there is one."""
 
     def __init__(self, stages: list[Stage]):
         self.stages = stages
+
+    @cached_property
+    def compiled(self) -> CompiledSearch | None:
+        """Made when it is first used."""
+        return compiled_search(self.stages)
 
     @staticmethod
     @np.errstate(all="ignore")  # a spoilt model's numbers may be none
@@ -90,11 +97,15 @@ class Search:
         wanted = (len(latents), self.stages[0].codebook.shape[1]), (len(latents), len(self.stages[0].hidden) - 1)
         if (latents.shape, context.shape) != wanted or latents.dtype != np.float32 or context.dtype != np.float32:
             raise ValueError(f"latents and context are {latents.shape} and {context.shape} instead of float32 {wanted[0]} and {wanted[1]}")
-        rows = max(1, TABLE_COSTS // (paths * len(self.stages[0].codebook)))
+        compiled = self.compiled
+        rows = COMPILED_ROWS if compiled else max(1, TABLE_COSTS // (paths * len(self.stages[0].codebook)))
         parts = [slice(start, start + rows) for start in range(0, len(latents), rows)]
 
         def search(part: slice) -> None:
-            codes[:, part] = self._some(latents[part], context[part], paths)
+            if compiled:
+                compiled(latents[part], context[part], paths, codes[:, part])
+            else:
+                codes[:, part] = self._some(latents[part], context[part], paths)
 
         with ThreadPoolExecutor(min(threads(), len(parts)) or 1) as pool:
             list(pool.map(search, parts))

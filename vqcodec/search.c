@@ -1,0 +1,223 @@
+/* The search for codes, compiled: what search.py does, some hundred positions a call. Sums are taken in another order than there, so that
+ * a choice between codes of nearly equal cost may fall otherwise; what is found costs the same.
+ *
+ * Matrices lie in panels of 32 outputs with the biases as last inputs: (outputs / PANEL, inputs + 1, PANEL). Outputs are padded: padded
+ * logits are out of reach, padded distances infinite. This file includes itself once for each width of vectors.
+ */
+#ifndef LANES
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PANEL 32
+#define BLOCK 16 /* positions whose tables of costs are made at once, to stay in the processor's cache */
+#define SLOPE 0.1f
+#define LEAST_POWER -126.0f
+
+typedef struct {
+    const float *codebook;                                /* (size, dim) */
+    const float *from_sum, *hidden, *logits, *distances; /* panels; what the sum of earlier stages says is null for the first one */
+} stage;
+
+typedef struct {
+    int64_t stages, size, dim, width; /* codes of a codebook, of the latents, of the context */
+    const stage *stage;
+} quantiser;
+
+typedef struct {
+    float cost;
+    int32_t path, code;
+} choice;
+
+typedef int64_t search_function(const quantiser *, const float *, const float *, int64_t, int64_t, int32_t *, int64_t);
+static search_function *chosen;
+
+static inline int64_t whole(int64_t count) { return (count + PANEL - 1) / PANEL * PANEL; }
+
+/* Puts a candidate into the list of the least, in order; of equals the first stays first. */
+static inline void insert(choice *list, int64_t count, choice candidate) {
+    int64_t at = count - 1;
+    for (; at > 0 && candidate.cost < list[at - 1].cost; at--) list[at] = list[at - 1];
+    list[at] = candidate;
+}
+
+#define LANES 8
+#define ROWS 6
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(x) x##_avx2
+#define LOWER(x, limit) (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(x), _mm256_set1_ps(limit), _CMP_LT_OQ))
+#define MAXIMUM(a, b) (vec_avx2) _mm256_max_ps((__m256)(a), (__m256)(b))
+#include "search.c"
+#undef LANES
+#undef ROWS
+#undef TARGET
+#undef NAME
+#undef LOWER
+#undef MAXIMUM
+
+#define LANES 16
+#define ROWS 8
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define NAME(x) x##_avx512
+#define LOWER(x, limit) (uint32_t)_mm512_cmp_ps_mask((__m512)(x), _mm512_set1_ps(limit), _CMP_LT_OQ)
+#define MAXIMUM(a, b) (vec_avx512) _mm512_max_ps((__m512)(a), (__m512)(b))
+#include "search.c"
+
+/* Whether there are vectors of 16: asked for by vqcodec_open, once it knows the processor. */
+void vqcodec_open_search(int64_t wide) { chosen = wide ? search_avx512 : search_avx2; }
+
+/* Codes (stages, count), each stage's `pitch` apart, of latents (count, dim) and context (count, width); 0 where memory is short.
+ * `codes` hold zeros before. */
+__attribute__((visibility("default"))) int64_t vqcodec_search(const quantiser *net, const float *latents, const float *context, int64_t count,
+                                                              int64_t paths, int32_t *codes, int64_t pitch) {
+    return chosen(net, latents, context, count, paths, codes, pitch);
+}
+
+#else
+
+typedef float NAME(vec) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
+#define vec NAME(vec)
+#define ints NAME(ints)
+
+TARGET static inline vec NAME(load)(const float *from) {
+    vec x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+/* Rows of x (count, inputs) through panels: out (count, outputs), outputs whole panels. */
+TARGET static void NAME(product)(const float *x, int64_t count, int64_t inputs, const float *panels, int64_t outputs, float *out) {
+    for (int64_t o = 0; o < outputs; o += 2 * LANES) {
+        const float *weight = panels + o / PANEL * (inputs + 1) * PANEL + o % PANEL;
+        for (int64_t i = 0; i < count; i += ROWS) {
+            const float *row[ROWS]; /* behind the last row, the last one again, whose sums are not stored */
+            vec acc[ROWS][2];
+            for (int p = 0; p < ROWS; p++) {
+                row[p] = x + (i + p < count ? i + p : count - 1) * inputs;
+                for (int v = 0; v < 2; v++) acc[p][v] = NAME(load)(weight + inputs * PANEL + v * LANES);
+            }
+            for (int64_t k = 0; k < inputs; k++) {
+                vec first = NAME(load)(weight + k * PANEL), second = NAME(load)(weight + k * PANEL + LANES);
+                for (int p = 0; p < ROWS; p++) {
+                    acc[p][0] += row[p][k] * first;
+                    acc[p][1] += row[p][k] * second;
+                }
+            }
+            for (int p = 0; p < ROWS && i + p < count; p++) memcpy(out + (i + p) * outputs + o, acc[p], sizeof acc[p]);
+        }
+    }
+}
+
+/* log2 of the sum of 2^logits (count), whole vectors */
+TARGET static float NAME(log_sum)(const float *logits, int64_t count) {
+    vec most = NAME(load)(logits), sums = {0};
+    for (int64_t k = LANES; k < count; k += LANES) most = MAXIMUM(most, NAME(load)(logits + k));
+    float largest = most[0], sum = 0;
+    for (int lane = 1; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    vec least = {0};
+    least += LEAST_POWER;
+    for (int64_t k = 0; k < count; k += LANES) {
+        vec x = MAXIMUM(NAME(load)(logits + k) - largest, least);
+        vec shifted = x + 12582912.0f; /* 3 * 2^22: the last bits are x rounded to an integer */
+        vec f = x - (shifted - 12582912.0f);
+        vec power = (vec)(((ints)shifted << 23) + 0x3f800000); /* 2^integer */
+        /* 2^f on -0.5..0.5 by its Taylor series in ln 2, up to 2e-6 */
+        sums += power * (1 + f * (0.693147181f + f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * 0.00133335581f)))));
+    }
+    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    return largest + log2f(sum);
+}
+
+/* The `wanted` least of `rows` rows of costs, each plus its own: in order. */
+TARGET static void NAME(least)(const float *table, int64_t rows, int64_t size, choice *list, int64_t wanted) {
+    for (int64_t i = 0; i < wanted; i++) list[i] = (choice){INFINITY, 0, 0};
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t k = 0; k < size; k += LANES) {
+            const float *costs = table + row * size + k;
+            uint32_t lower = LOWER(NAME(load)(costs), list[wanted - 1].cost);
+            for (; lower; lower &= lower - 1) {
+                int lane = __builtin_ctz(lower);
+                if (costs[lane] < list[wanted - 1].cost) insert(list, wanted, (choice){costs[lane], (int32_t)row, (int32_t)k + lane});
+            }
+        }
+}
+
+TARGET static int64_t NAME(search)(const quantiser *net, const float *latents, const float *context, int64_t count, int64_t paths,
+                                   int32_t *codes, int64_t pitch) {
+    const int64_t stages = net->stages, size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width), rows = count * paths;
+    const int64_t block = BLOCK * paths;
+    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size);
+    int64_t *here = malloc(count * sizeof *here + floats * sizeof(float) + block * sizeof(choice) + 2 * rows * stages * sizeof(int32_t));
+    if (!here) return 0;
+    float *z = (float *)(here + count), *around = z + count * dim, *total = around + count * width, *next_total = total + rows * dim;
+    float *cost = next_total + rows * dim, *next_cost = cost + rows;
+    float *from_context = next_cost + rows, *from_sum = from_context + block * wide, *hidden = from_sum + block * wide;
+    float *residual = hidden + block * width, *table = residual + block * dim, *logits = table + block * size;
+    choice *list = (choice *)(logits + block * size);
+    int32_t *history = (int32_t *)(list + block), *next_history = history + rows * stages;
+    int64_t kept = 1;
+    memcpy(z, latents, count * dim * sizeof(float));
+    memcpy(around, context, count * width * sizeof(float));
+    memset(total, 0, count * dim * sizeof(float));
+    memset(cost, 0, count * sizeof(float));
+    for (int64_t i = 0; i < count; i++) here[i] = i;
+    for (int64_t s = 0; s < stages && count; s++) {
+        const stage *now = net->stage + s;
+        const int64_t candidates = kept * net->size, following = s == stages - 1 ? 1 : paths < candidates ? paths : candidates;
+        int64_t longer = 0; /* positions that go on: their state moves to the front, and the following paths' into the other arrays */
+        for (int64_t start = 0; start < count; start += BLOCK) {
+            const int64_t positions = count - start < BLOCK ? count - start : BLOCK, made = positions * kept;
+            NAME(product)(around + start * width, positions, width, now->hidden, wide, from_context);
+            if (now->from_sum) NAME(product)(total + start * kept * dim, made, dim, now->from_sum, wide, from_sum);
+            for (int64_t row = 0; row < made; row++) {
+                const float *first = from_context + row / kept * wide, *second = from_sum + row * wide;
+                for (int64_t c = 0; c < width; c++) {
+                    float x = now->from_sum ? first[c] + second[c] : first[c];
+                    hidden[row * width + c] = x > SLOPE * x ? x : SLOPE * x;
+                }
+                for (int64_t d = 0; d < dim; d++) residual[row * dim + d] = z[(start + row / kept) * dim + d] - total[(start * kept + row) * dim + d];
+            }
+            NAME(product)(hidden, made, width, now->logits, size, logits);
+            NAME(product)(residual, made, dim, now->distances, size, table);
+            for (int64_t row = 0; row < made; row++) {
+                float own = cost[start * kept + row] + NAME(log_sum)(logits + row * size, size);
+                for (int64_t k = 0; k < size; k++) table[row * size + k] += own - logits[row * size + k];
+            }
+            for (int64_t i = 0; i < positions; i++) {
+                const int64_t position = start + i;
+                NAME(least)(table + i * kept * size, kept, size, list, following);
+                int32_t any = 0;
+                for (int64_t n = 0; n < following; n++) any |= list[n].code;
+                const int32_t *best = history + (position * kept + list[0].path) * stages;
+                for (int64_t before = 0; before < s; before++) codes[before * pitch + here[position]] = best[before];
+                codes[s * pitch + here[position]] = list[0].code;
+                if (!any) continue;
+                for (int64_t n = 0; n < following; n++) {
+                    const int64_t from = position * kept + list[n].path, to = longer * following + n;
+                    const float *code = now->codebook + list[n].code * dim;
+                    for (int64_t d = 0; d < dim; d++) next_total[to * dim + d] = total[from * dim + d] + code[d];
+                    memcpy(next_history + to * stages, history + from * stages, s * sizeof(int32_t));
+                    next_history[to * stages + s] = list[n].code;
+                    next_cost[to] = list[n].cost;
+                }
+                memmove(z + longer * dim, z + position * dim, dim * sizeof(float));
+                memmove(around + longer * width, around + position * width, width * sizeof(float));
+                here[longer++] = here[position];
+            }
+        }
+        float *swapped = total;
+        total = next_total, next_total = swapped, swapped = cost, cost = next_cost, next_cost = swapped;
+        int32_t *other = history;
+        history = next_history, next_history = other, kept = following, count = longer;
+    }
+    free(here);
+    return 1;
+}
+
+#undef vec
+#undef ints
+#endif
