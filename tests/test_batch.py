@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import GOLDEN, noise
-from vqcodec import batch, image
+from vqcodec import batch, image, processes
 from vqcodec.batch import Policy
 from vqcodec.convert import CompressOptions, Job
 
@@ -21,7 +21,7 @@ def end(threads: int) -> None:
 
 
 def test_jobs_of_a_worker_that_ended_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_start_worker", end)
+    monkeypatch.setattr(processes, "start_worker", end)
     jobs = [Job(f"{number}.png", str(tmp_path / f"{number}.vq")) for number in range(50)]
     outcomes = list(batch.run(jobs, OPTIONS, Policy(processes=2)))
     assert sorted(outcome.input for outcome in outcomes) == sorted(job.source for job in jobs)

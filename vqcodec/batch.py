@@ -1,19 +1,15 @@
-"""Many files: which ones, where their outputs go, and the processes that work on them. Prints nothing."""
+"""Many files: which ones, where their outputs go, and the work on them. Prints nothing."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 from vqcodec import files
 from vqcodec.convert import SUFFIX, CompressOptions, Job, Options, Outcome, convert
 from vqcodec.errors import ImageError, OutputError, VQCodecError
-from vqcodec.processes import receive_signals, signals_wait
 
 # what --recursive takes from a directory; a file that is named itself is always taken
 PICTURES = frozenset((".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"))
@@ -54,31 +50,9 @@ def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outco
         for job in jobs:
             yield attempt(job, options, policy)
         return
-    count = min(policy.processes, len(jobs))
-    threads = max(1, (os.cpu_count() or 1) // count)
-    with signals_wait():
-        pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (threads,))
-    with pool:
-        try:
-            with signals_wait():
-                waiting = {_submit(pool, job, options, policy): job for job in jobs}
-            for future in as_completed(waiting):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    job, message = waiting[future], "its process has ended, perhaps for want of memory; use fewer --jobs"
-                    yield Outcome(*job, "failed", error=message)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    from vqcodec import processes  # what it imports takes as long as all else here
 
-
-def _submit(pool: ProcessPoolExecutor, job: Job, options: Options, policy: Policy) -> Future[Outcome]:
-    try:
-        return pool.submit(attempt, job, options, policy)
-    except BrokenProcessPool as error:  # a worker ended while there are still jobs to hand out
-        failed: Future[Outcome] = Future()
-        failed.set_exception(error)
-        return failed
+    yield from processes.run(partial(attempt, options=options, policy=policy), jobs, min(policy.processes, len(jobs)))
 
 
 def attempt(job: Job, options: Options, policy: Policy) -> Outcome:
@@ -112,9 +86,3 @@ def _found(name: str, wanted: frozenset[str] | set[str], recursive: bool) -> Ite
     for found in sorted(path.rglob("*")):
         if found.suffix.lower() in wanted and found.is_file():
             yield found, found.relative_to(path)
-
-
-def _start_worker(threads: int) -> None:
-    """Shares the processor out among the workers."""
-    receive_signals()
-    os.environ["VQCODEC_THREADS"] = str(threads)

@@ -153,5 +153,21 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
 for command in (workshop.train, workshop.sample, workshop.bench, workshop.view, workshop.selftest):
     main.add_command(command)
 
+
+def run() -> None:
+    """The command as a process, which ends without taking apart what the system takes back anyway: that takes 0.07 s."""
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int) or "multiprocessing" in sys.modules:  # which tidies up in the end
+            raise
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):  # full, closed or not there: Python says so at its own end
+            raise end from None
+        os._exit(end.code)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +99,7 @@ def write(target: str, data: bytes, force: bool) -> None:
 
 def _write_all(path: Path, data: bytes, force: bool) -> None:
     # named here, not by the system: whatever interrupts this, the name is known and the file removed
-    temporary = path.absolute().parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
+    temporary = path.absolute().parent / f".{path.name[:100]}.{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
             file.write(data)

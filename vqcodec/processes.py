@@ -1,16 +1,56 @@
-"""Processes that work for this one: signals reach them once they can handle them, and not before."""
+"""Processes that work for this one: jobs are handed out, and signals reach them once they can handle them, not before."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import get_context, resource_tracker
 from types import FrameType
+
+from vqcodec.convert import Job, Outcome
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
+
+Attempt = Callable[[Job], Outcome]
+
+
+def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
+    """Makes the attempts in `count` processes, and yields the outcomes in the order of finishing."""
+    with signals_wait():
+        pool = ProcessPoolExecutor(count, get_context("spawn"), start_worker, (max(1, (os.cpu_count() or 1) // count),))
+    with pool:
+        try:
+            with signals_wait():
+                waiting = {_submit(pool, attempt, job): job for job in jobs}
+            for future in as_completed(waiting):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    job, message = waiting[future], "its process has ended, perhaps for want of memory; use fewer --jobs"
+                    yield Outcome(*job, "failed", error=message)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, attempt: Attempt, job: Job) -> Future[Outcome]:
+    try:
+        return pool.submit(attempt, job)
+    except BrokenProcessPool as error:  # a worker ended while there are still jobs to hand out
+        failed: Future[Outcome] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def start_worker(threads: int) -> None:
+    """Shares the processor out among the workers."""
+    receive_signals()
+    os.environ["VQCODEC_THREADS"] = str(threads)
 
 
 @contextmanager
