@@ -33,6 +33,7 @@ STARTS = {  # programs whose time is that of starting
     "start: all imports": "import vqcodec.codec, vqcodec.image, onnxruntime",
     "start: model opened": "from vqcodec.model import load_model; m = load_model({model!r}); m.prior; m.transform",
 }
+COMMAND = "from vqcodec import cli; getattr(cli, 'run', cli.main)()"  # what the installed command does, in older checkouts too
 BATCH = 4  # pictures for --jobs, of the smallest size
 BATCH_MEGAPIXELS = 2  # above, there is no batch: it would take longer than all the rest
 
@@ -95,7 +96,7 @@ def whole_processes(bench: Bench, tree: str, threads: int, figures: Figures) -> 
 def command(bench: Bench, verb: str) -> list[str]:
     """The command line's beginning."""
     quality = ["-q", f"{bench.asked.quality:g}"] if verb == "compress" else []
-    return [sys.executable, "-m", "vqcodec.cli", verb, "-f", "-m", bench.asked.model, *quality]
+    return [sys.executable, "-c", COMMAND, verb, "-f", "-m", bench.asked.model, *quality]
 
 
 class Ended(NamedTuple):

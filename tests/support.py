@@ -23,6 +23,13 @@ IMAGES = ROOT / "tests" / "images"
 DEFAULT_MODEL = ROOT / "models" / "default"
 SHARED = ROOT.parent / "shared"  # photographs and hostile files that lie beside some checkouts
 
+# Shells start what is to run in the background with SIGINT ignored, this test perhaps, and children inherit that.
+AS_USUAL = """
+import signal
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+"""
+
 Array = NDArray[Any]
 
 
@@ -36,6 +43,13 @@ def run_python(*arguments: str | Path, cwd: Path = ROOT, stdin: bytes = b"", **v
 def vqcodec(*arguments: str | Path, cwd: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Runs the command line as a real program."""
     return run_python("-m", "vqcodec.cli", *arguments, cwd=cwd, stdin=stdin)
+
+
+def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+    """Starts a program for signals to be sent to."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", AS_USUAL + code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:

@@ -18,8 +18,7 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib", reason="needs the extra bench")
 
 from tests.bench_support import MODEL, Bar, measured, plan
-from tests.support import load_image, run_python, vqcodec
-from tests.test_faults import start
+from tests.support import load_image, run_python, start, vqcodec
 from vqcodec import image, metrics
 from vqcodec.bench import run, work
 from vqcodec.bench.peers import open_coder

@@ -204,3 +204,17 @@ main(["compress", "photo.png", "a.vq", "-m", {str(MODEL)!r}], standalone_mode=Fa
 main(["decompress", "a.vq", "a.png", "-m", {str(MODEL)!r}], standalone_mode=False)
 """
     assert loaded(script, source.parent) == [name for name in HEAVY if name != "torch"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("info", FILE, "-m", MODEL), 0), (("decompress", FILE, "-", "-m", MODEL), 0), (("info", "none.vq"), 1), (("info",), 2)],
+    ids=["text", "bytes", "error", "usage"],
+)
+def test_the_installed_command_ends_as_any_other(arguments: tuple[str | Path, ...], code: int, tmp_path: Path) -> None:
+    """It ends early: nothing that was written may be lost."""
+    expected = vqcodec(*arguments, cwd=tmp_path)
+    found = run_python("-c", "from vqcodec.cli import run; run()", *arguments, cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (code, expected.stdout)
+    assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]  # usage begins with the name of the program
+    assert bool(found.stderr) == bool(code)

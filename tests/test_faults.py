@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, ROOT, noise, run_python, vqcodec
+from tests.support import GOLDEN, ROOT, noise, run_python, start, vqcodec
 from tests.test_cli_errors import snapshot
 from vqcodec import image
 
@@ -34,12 +34,6 @@ def wait(*args, **kwargs):
 setattr({where}, wait)
 cli.main()
 """
-# Shells start what is to run in the background with SIGINT ignored, this test perhaps, and children inherit that.
-AS_USUAL = """
-import signal
-for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-    signal.signal(getattr(signal, name), signal.SIG_DFL)
-"""
 # A process that works for another one takes a while to start on a busy machine.
 SLOW_START = """
 import sys, time
@@ -54,12 +48,6 @@ POINTS = {
     "before renaming": 'files, "_rename_new"',
     "while working": 'files, "write"',
 }
-
-
-def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", AS_USUAL + code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
 
 @pytest.fixture
@@ -194,23 +182,58 @@ cli.main()
     assert (folder / "b.vq").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
-def test_signals_with_several_processes(number: int, group: bool, tmp_path: Path) -> None:
+def test_signals_with_several_processes(number: int, code: int, group: bool, tmp_path: Path) -> None:
     for index in range(12):
         (tmp_path / f"{index}.png").write_bytes(image.write(noise(300, 300, index)))
     command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
     with start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path, start_new_session=True) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("out/*.vq")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("out/*.vq")):
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         os.killpg(process.pid, number) if group else process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert process.returncode == code
     assert b"Traceback" not in said
     for path in (tmp_path / "out").iterdir():
         assert path.suffix == ".vq"
         assert vqcodec("info", path, "-m", MODEL, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_one_of_several_processes(number: int, tmp_path: Path) -> None:
+    """It ends what this one was working on, as if the system had run out of memory; the command says so."""
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        (tmp_path / "in" / f"{index}.png").write_bytes(image.write(noise(40, 40, index)))
+    program = """
+import os, sys, time
+from pathlib import Path
+from vqcodec import batch, cli, convert
+
+def wait(*args):
+    Path("busy." + str(os.getpid())).touch()
+    time.sleep(60)
+
+convert.files.read = wait
+if __name__ == "__main__":
+    cli.main()
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = ["compress", "in", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
+    as_a_file = "import runpy\nrunpy.run_path('program.py', run_name='__main__')"  # which the processes run as well
+    with start(as_a_file, *command, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while not (busy := list(tmp_path.glob("busy.*"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(int(busy[0].suffix[1:]), number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"--jobs" in said
+    assert b"Traceback" not in said
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -223,7 +246,8 @@ def test_signals_while_processes_start(number: int, code: int, tmp_path: Path) -
     command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
     with start(program, *command, cwd=tmp_path, start_new_session=True) as process:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "starting").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "starting").exists():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         os.killpg(process.pid, number)
         _, said = process.communicate(timeout=60)

@@ -15,6 +15,7 @@ import pytest
 from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
+from vqcodec.model import open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
@@ -26,7 +27,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model, export_transform, runtime_transform  # noqa: E402
+from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes  # noqa: E402
@@ -203,7 +204,7 @@ def test_a_level_that_got_worse_on_held_out_images_is_taken_from_before(tmp_path
     resumed = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, held_out=held_out)
     resumed.load(tmp_path / "prior.safetensors")
     for each in (trainer, resumed):
-        each.finish()
+        assert each.finish() == evaluate_prior(each.average, held_out)
         assert all(torch.equal(a, b) for a, b in zip(kept, each.average.levels[0].parameters(), strict=True))
         assert all(now <= then for now, then in zip(each.least, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True))
@@ -373,7 +374,7 @@ def test_the_export_finds_the_codes_that_torch_finds(plain: bool) -> None:
             parameter.copy_(parameter.half().float())
     image = load_image(IMAGES / "astronaut.png")[40:168, 60:220]
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-    runtime = runtime_transform(transform)
+    runtime = open_transform(transform.config, *export_transform(transform))
     for effort, paths in ((0, PATHS[0]), (3, PATHS[3])):
         with torch.no_grad():
             expected = transform.encode(pixels, torch.tensor([0.7]), paths)

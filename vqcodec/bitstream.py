@@ -11,12 +11,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import constriction
 import numpy as np
 
 from vqcodec.codes import CodeMap, Codes, check_codes, checksum, map_sizes
 from vqcodec.config import LEVELS
-from vqcodec.entropy import FAMILY
+from vqcodec.entropy import FAMILY, range_decoder, range_encoder
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
 from vqcodec.prior import LENGTH, Prior
@@ -40,7 +39,7 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
     for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
         check_codes(code_map, prior.levels[level].config, size)
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        encoder, symbols = constriction.stream.queue.RangeEncoder(), symbols_of(code_map)
+        encoder, symbols = range_encoder(), symbols_of(code_map)
 
         def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: Array = symbols) -> None:
             encoder.encode(known[stage, rows, columns], FAMILY, freqs)
@@ -85,7 +84,7 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     too_early = f"{name} ends too early for its codes; the program that wrote the file is at fault"
     code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
     words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
+    decoder = range_decoder(words)
     bits, least = 32 * len(words) + SPARE_BITS, LeastBits()
 
     def pull(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:

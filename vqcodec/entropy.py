@@ -7,8 +7,11 @@ evaluated: the table is built by integer arithmetic alone, so that it is the sam
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
 from math import isqrt
 from threading import Thread
+from typing import Any
 
 import constriction
 import numpy as np
@@ -20,11 +23,28 @@ FREQ_BITS = 24  # the largest frequency is 2 ** 24: constriction's own precision
 FAMILY = constriction.stream.model.Categorical(perfect=False)  # explicit: the default changes between constriction's versions
 
 
-# At its first array, constriction looks numpy up by a few lines of Python. An exception there, such as the one that a signal's handler
-# raises, would be a panic; handlers run in the main thread alone, so another one does it.
-_first = Thread(target=constriction.stream.queue.RangeDecoder, args=(np.zeros(0, np.uint32),))
-_first.start()
-_first.join()
+@cache
+def _look_numpy_up() -> None:
+    """Lets constriction do so: at its first array it runs a few lines of Python, and an exception there would be a panic.
+
+    A signal's handler may raise one, but handlers run in the main thread alone.
+    """
+    first = Thread(target=constriction.stream.queue.RangeDecoder, args=(np.zeros(0, np.uint32),))
+    with suppress(RuntimeError):  # where no thread can start the risk stays
+        first.start()
+        first.join()
+
+
+def range_encoder() -> Any:
+    """An empty encoder, a queue: what is encoded first is decoded first."""
+    _look_numpy_up()
+    return constriction.stream.queue.RangeEncoder()
+
+
+def range_decoder(words: NDArray[np.uint32]) -> Any:
+    """A decoder of what an encoder gave."""
+    _look_numpy_up()
+    return constriction.stream.queue.RangeDecoder(words)
 
 
 def _power_of_two(exponent16: int) -> int:

@@ -66,7 +66,7 @@ TIFF_TAGS = {
 }
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95},
-    "PNG": {"compress_type": zlib.Z_RLE},  # a third of the time of the default, and up to 3 % more bytes of a photograph
+    "PNG": {"compress_type": zlib.Z_RLE},  # a third of the time of matches; 3 % more bytes of a photograph, twice of flat graphics
     "WEBP": {"lossless": True},
 }
 

@@ -98,14 +98,14 @@ class PackedLevel:
         weight = weight.reshape(-1, weight.shape[2])
         bias = _padded((layer.bias * units).astype(np.int32), 0) - (SHIFTED * weight.sum(0, dtype=np.int32) if shifted else 0)
         panels = weight.reshape(-1, GROUP, weight.shape[1] // LANES, LANES).transpose(2, 0, 3, 1)
-        return _Layer(_address(panels, self.kept), _address(bias, self.kept), *weight.shape, layer.shift)
+        return _Layer(address(panels, self.kept), address(bias, self.kept), *weight.shape, layer.shift)
 
     def _head(self, head: Head) -> _Head:
         hidden, logits = self._layer(head.hidden, 2, True), self._layer(head.logits, 1, False)
         return _Head(hidden, logits, None if head.embed is None else self._table(head.embed), head.logits.weight.shape[1])
 
     def _table(self, table: Array) -> int:
-        return _address(_padded(table.astype(np.int8), table.ndim - 1), self.kept)
+        return address(_padded(table.astype(np.int8), table.ndim - 1), self.kept)
 
 
 _PACKED: WeakKeyDictionary[LevelPrior, PackedLevel] = WeakKeyDictionary()
@@ -133,9 +133,9 @@ class CompiledWavefronts:
         widest = _whole(max(channels, *self.packed.symbol_counts))
         self.kept: list[Array] = [around]  # what the kernel has addresses of
         shapes = [(1 + len(net.trunk), RING, height + 1, channels), *((longest, rows * channels) for rows in (5, 2, 1))]
-        shifted = [_address(np.full(shape, SHIFTED, np.uint8), self.kept) for shape in shapes]
+        shifted = [address(np.full(shape, SHIFTED, np.uint8), self.kept) for shape in shapes]
         arrays = (np.empty((longest, widest), np.int32), self.here, symbols, FREQ_TABLE)
-        addresses = (_address(array, self.kept) for array in arrays)
+        addresses = (address(array, self.kept) for array in arrays)
         strides = (*around.strides[:2], context.shape[2])
         self.scan = _Scan(height, width, longest, around.ctypes.data, *strides, *shifted, *addresses, len(FREQ_TABLE))
         self.tables = np.empty(longest * max(self.packed.symbol_counts), np.float64)
@@ -159,7 +159,7 @@ class CompiledWavefronts:
         self.kernel.vqcodec_enter(self.packed.level, self.scan, t)
 
 
-def _address(array: Array, kept: list[Array]) -> int:
+def address(array: Array, kept: list[Array]) -> int:
     """Of an array without gaps, which stays as long as `kept` does."""
     kept.append(np.ascontiguousarray(array))
     return kept[-1].ctypes.data

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context, resource_tracker
 from types import FrameType
+from typing import ParamSpec, TypeVar
 
 from vqcodec.convert import Job, Outcome
 
@@ -18,6 +20,10 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 Attempt = Callable[[Job], Outcome]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_at_work: list[bool] = []  # whether a call is under way in this process
 
 
 def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
@@ -26,8 +32,7 @@ def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
         pool = ProcessPoolExecutor(count, get_context("spawn"), start_worker, (max(1, (os.cpu_count() or 1) // count),))
     with pool:
         try:
-            with signals_wait():
-                waiting = {_submit(pool, attempt, job): job for job in jobs}
+            waiting = {_submitted(pool, attempt, job): job for job in jobs}
             for future in as_completed(waiting):
                 try:
                     yield future.result()
@@ -38,13 +43,31 @@ def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
             pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, attempt: Attempt, job: Job) -> Future[Outcome]:
+def _submitted(pool: ProcessPoolExecutor, attempt: Attempt, job: Job) -> Future[Outcome]:
     try:
-        return pool.submit(attempt, job)
+        return submit(pool, attempt, job)
     except BrokenProcessPool as error:  # a worker ended while there are still jobs to hand out
         failed: Future[Outcome] = Future()
         failed.set_exception(error)
         return failed
+
+
+def submit(pool: ProcessPoolExecutor, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """Hands a call to a pool whose processes `receive_signals`; raises `BrokenProcessPool`."""
+    with signals_wait():  # a process may start for it
+        return pool.submit(_carry_out, partial(call, *args, **kwargs))
+
+
+def _carry_out(call: Callable[[], R]) -> R:
+    """The call, in a process of a pool. A signal unwinds it and ends the process: as a result the pool would hand it on, and wait."""
+    try:
+        _at_work.append(True)
+        try:
+            return call()
+        finally:
+            _at_work.clear()
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def start_worker(threads: int) -> None:
@@ -72,7 +95,7 @@ def signals_wait() -> Iterator[None]:
 
 
 def receive_signals() -> None:
-    """Leaves interrupts, which go to all processes of a terminal, to the one that started this; other signals unwind the stack."""
+    """Leaves interrupts, which go to all processes of a terminal, to the one that started this; other signals end this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if MASKS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # one that waited ends this process here: there is nothing to tidy yet
@@ -82,7 +105,9 @@ def receive_signals() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Unwinds, so that no temporary file stays behind."""
+    """Unwinds what is under way, so that no temporary file stays behind."""
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
+    if not _at_work:
+        os._exit(128 + number)
     sys.exit(128 + number)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.kernel import library
+from vqcodec.kernel import address, library
 
 if TYPE_CHECKING:
     from vqcodec.search import Stage
@@ -44,7 +44,7 @@ class CompiledSearch:
         self.search.restype = whole
 
     def __call__(self, latents: Floats, context: Floats, paths: int, codes: NDArray[np.int32]) -> None:
-        """Fills codes (S, N), each stage in one piece; latents and context are float32 without gaps. Raises `MemoryError`."""
+        """Fills codes (S, N), each stage in one piece, of float32 latents and context. Raises `MemoryError`."""
         latents, context = np.ascontiguousarray(latents), np.ascontiguousarray(context)
         pitch = codes.strides[0] // codes.itemsize
         if not self.search(self.net, latents.ctypes.data, context.ctypes.data, len(latents), paths, codes.ctypes.data, pitch):
@@ -53,7 +53,7 @@ class CompiledSearch:
     def _stage(self, stage: Stage) -> _Stage:
         distances = stage.costs[:-1]  # the cost of the path is added there
         return _Stage(
-            self._address(stage.codebook),
+            address(stage.codebook, self.kept),
             None if stage.from_sum is None else self._panels(stage.from_sum, 0.0),
             self._panels(stage.hidden, 0.0),
             self._panels(stage.logits, UNREACHABLE),
@@ -65,11 +65,7 @@ class CompiledSearch:
         inputs, outputs = matrix.shape
         padded = np.zeros((inputs, -(-outputs // PANEL) * PANEL), np.float32)
         padded[:, :outputs], padded[-1, outputs:] = matrix, bias
-        return self._address(padded.reshape(inputs, -1, PANEL).transpose(1, 0, 2))
-
-    def _address(self, array: Floats) -> int:
-        self.kept.append(np.ascontiguousarray(array))
-        return self.kept[-1].ctypes.data
+        return address(padded.reshape(inputs, -1, PANEL).transpose(1, 0, 2), self.kept)
 
 
 def compiled_search(stages: list[Stage]) -> CompiledSearch | None:

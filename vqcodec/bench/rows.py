@@ -23,6 +23,7 @@ from vqcodec.msssim import ms_ssim
 from vqcodec.transform import Image
 
 MARK = "# "  # begins a line of the head
+COMMAND = "from vqcodec.cli import run; run()"  # what the installed command does
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def time_command(setting: float, path: Path, model: str, expected: int) -> tuple
 
 def _time(*arguments: str) -> float:
     start = perf_counter()
-    done = subprocess.run([sys.executable, "-m", "vqcodec.cli", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"vqcodec {arguments[0]} failed: {done.stderr.strip()}")
     return perf_counter() - start

@@ -17,7 +17,7 @@ from vqcodec import image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
 from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
-from vqcodec.processes import receive_signals, signals_wait
+from vqcodec.processes import receive_signals, signals_wait, submit
 from vqcodec.transform import Image
 
 
@@ -41,9 +41,7 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[Row | str]:
     with signals_wait():
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=receive_signals)
     try:
-        with signals_wait():
-            waiting = [pool.submit(work, task) for task in tasks]
-        for future in as_completed(waiting):
+        for future in as_completed([submit(pool, work, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
         raise BenchError("a process died, perhaps for want of memory; continue with --resume and fewer --jobs") from error

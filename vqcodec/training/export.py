@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, ENCODERS, PRIOR, WEIGHTS, open_transform
+from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, ENCODERS, PRIOR, WEIGHTS
 from vqcodec.prior import Prior
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE, Found, flat
-from vqcodec.transform import Transform
 
 OPSET = 18
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
@@ -138,11 +137,6 @@ def export_transform(transform: VQVAE) -> ExportedTransform:
     for model in models.values():
         externalise(model, weights)
     return ExportedTransform({file: model.SerializeToString() for file, model in models.items()}, weights)
-
-
-def runtime_transform(transform: VQVAE) -> Transform:
-    """The transform as its export has it."""
-    return open_transform(transform.config, *export_transform(transform))
 
 
 def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:

@@ -55,7 +55,7 @@ def encode_images(
     """
     random = np.random.default_rng(seed)
     encode = _encoder(transform)
-    clock = Clock(Schedule(steps=10**9, minutes=minutes))  # from here on: what comes before does not depend on the photographs
+    clock = Clock(Schedule(steps=10**9, minutes=minutes))
     order = (index for _ in range(passes) for index in random.permutation(len(images)))
     for count, index in enumerate(order):
         if count and clock.progress(0) >= 1:
@@ -151,7 +151,7 @@ class PriorTrainer:
     def finish(self) -> list[list[float]]:
         """Takes the best levels together as the averaged weights, where together they are better than those of the end.
 
-        Returns what `evaluate_prior` gives of these on the held out images.
+        Returns what `evaluate_prior` gives of these on the held out images, of which there must be some.
         """
         at_the_end = self.watch()
         together = evaluate_prior(self.best, self.held_out)

@@ -99,6 +99,7 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
             save_codes(checkpoints / "codes.safetensors", coded, transform.step)
     display.line(f"prior: {len(coded)} photographs encoded")
     prior_valid = list(encode_images(encoder, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
+    del encoder  # and its sessions
     prior = train_prior(coded, prior_valid, checkpoints, options, world, display)
     if not world.first:
         return
