@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import constriction
 import numpy as np
 import raster
 from PIL import Image as Pillow
@@ -106,7 +107,7 @@ class Counted:
 @contextlib.contextmanager
 def watched(watch: Watch, used: prior.Prior) -> Iterator[None]:
     """Counts the prior's context, scan, and the range coder; of the scan the kernel, or products and frequencies."""
-    queue, original = bitstream.constriction.stream.queue, prior.Prior.context
+    queue, original = constriction.stream.queue, prior.Prior.context
     places = [
         (prior.Prior, "context", lambda self, *args: watch.timed("context", original)(self, *args)),
         (bitstream, "scan", watch.timed("scan", bitstream.scan)),
