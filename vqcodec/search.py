@@ -43,6 +43,7 @@ class Stage:
     logits: Floats  # (C + 1, K): in bits, but for what all codes share
 
     @cached_property
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
     def costs(self) -> Floats:
         """(D + 2, K): with a residual r, 1 and a cost this gives `-2 r.e + |e|^2 + cost`."""
         squares = np.square(self.codebook).sum(1)
