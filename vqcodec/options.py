@@ -15,10 +15,12 @@ from typing import NoReturn, ParamSpec
 
 import click
 
+from vqcodec import signals
 from vqcodec.errors import VQCodecError
+from vqcodec.signals import SIGNALLED
 
 POSITIVE = click.FloatRange(0, min_open=True)
-SIGNALLED, BROKEN_PIPE = 128, 141  # exit codes by the convention of shells
+BROKEN_PIPE = 141  # an exit code by the convention of shells
 P = ParamSpec("P")
 
 _received: list[int] = []  # the signal that ends this command, once there is one
@@ -68,17 +70,14 @@ def fail(message: str) -> NoReturn:
 def stop_on_signals() -> None:
     """Makes signals unwind the stack, so that temporary files go; leaves alone what somebody else handles or ignores."""
     _received.clear()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+    for number in signals.ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
     """Unwinds the stack, to exit with 128 and the signal's number; further signals must not cut the tidying short."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signals.ignore()
     _received.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt  # the bench sums up before it ends

@@ -14,9 +14,10 @@ from multiprocessing import get_context, resource_tracker
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
+from vqcodec import signals
 from vqcodec.convert import Job, Outcome
+from vqcodec.signals import ENDING, SIGNALLED
 
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 Attempt = Callable[[Job], Outcome]
@@ -28,9 +29,7 @@ _at_work: list[bool] = []  # whether a call is under way in this process
 
 def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
     """Makes the attempts in `count` processes, and yields the outcomes in the order of finishing."""
-    with signals_wait():
-        pool = ProcessPoolExecutor(count, get_context("spawn"), start_worker, (max(1, (os.cpu_count() or 1) // count),))
-    with pool:
+    with open_pool(count, start_worker, max(1, (os.cpu_count() or 1) // count)) as pool:
         try:
             waiting = {_submitted(pool, attempt, job): job for job in jobs}
             for future in as_completed(waiting):
@@ -52,8 +51,14 @@ def _submitted(pool: ProcessPoolExecutor, attempt: Attempt, job: Job) -> Future[
         return failed
 
 
+def open_pool(count: int, start: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> ProcessPoolExecutor:
+    """A pool for `submit`; its processes begin with `start`, which calls `receive_signals` if it is another function."""
+    with signals_wait():
+        return ProcessPoolExecutor(count, get_context("spawn"), partial(start, *args, **kwargs))
+
+
 def submit(pool: ProcessPoolExecutor, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-    """Hands a call to a pool whose processes `receive_signals`; raises `BrokenProcessPool`."""
+    """Hands a call to a pool of `open_pool`; raises `BrokenProcessPool`."""
     with signals_wait():  # a process may start for it
         return pool.submit(_carry_out, partial(call, *args, **kwargs))
 
@@ -106,8 +111,7 @@ def receive_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     """Unwinds what is under way, so that no temporary file stays behind."""
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)
+    signals.ignore()
     if not _at_work:
-        os._exit(128 + number)
-    sys.exit(128 + number)
+        os._exit(SIGNALLED + number)
+    sys.exit(SIGNALLED + number)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from vqcodec.blas import one_blas_thread
 from vqcodec.config import LevelConfig
 from vqcodec.errors import InvalidModelError
-from vqcodec.search_kernel import CompiledSearch, compiled_search
+from vqcodec.kernel import library
+from vqcodec.search_kernel import CompiledSearch
 
 Floats = NDArray[np.float32]
 
@@ -59,7 +60,8 @@ class Search:
     @cached_property
     def compiled(self) -> CompiledSearch | None:
         """Made when it is first used."""
-        return compiled_search(self.stages)
+        kernel = library()
+        return CompiledSearch(kernel, self.stages) if kernel and self.stages else None
 
     @staticmethod
     @np.errstate(all="ignore")  # a spoilt model's numbers may be none

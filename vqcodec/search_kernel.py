@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.kernel import address, library
+from vqcodec.kernel import address
 
 if TYPE_CHECKING:
-    from vqcodec.search import Stage
-
-Floats = NDArray[np.float32]
+    from vqcodec.search import Floats, Stage
 
 PANEL = 32  # as in search.c
 UNREACHABLE = -1e30  # the logit of a code that only fills a panel
@@ -66,9 +64,3 @@ class CompiledSearch:
         padded = np.zeros((inputs, -(-outputs // PANEL) * PANEL), np.float32)
         padded[:, :outputs], padded[-1, outputs:] = matrix, bias
         return address(padded.reshape(inputs, -1, PANEL).transpose(1, 0, 2), self.kept)
-
-
-def compiled_search(stages: list[Stage]) -> CompiledSearch | None:
-    """The quantiser of these stages for the kernel, where there is one."""
-    kernel = library()
-    return None if kernel is None or not stages else CompiledSearch(kernel, stages)

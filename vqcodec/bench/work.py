@@ -6,18 +6,17 @@ Worker processes import this module, so it stays away from what only the summary
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 from vqcodec import image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
 from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
-from vqcodec.processes import receive_signals, signals_wait, submit
+from vqcodec.processes import open_pool, receive_signals, submit
 from vqcodec.transform import Image
 
 
@@ -38,8 +37,7 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[Row | str]:
     if jobs == 1:
         yield from map(work, tasks)
         return
-    with signals_wait():
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=receive_signals)
+    pool = open_pool(jobs, receive_signals)
     try:
         for future in as_completed([submit(pool, work, task) for task in tasks]):
             yield future.result()
