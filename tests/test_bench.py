@@ -162,14 +162,12 @@ def test_several_processes_give_the_same_rows(dataset: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("no_report")
 def test_a_process_that_dies_is_an_error_and_not_a_crash(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
-        def __init__(self, *_: object, **__: object): ...
-
         def submit(self, *_: object) -> object:
             raise BrokenProcessPool
 
         def shutdown(self, *, cancel_futures: bool) -> None: ...
 
-    monkeypatch.setattr(work, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(work, "open_pool", lambda *_: Broken())
     with pytest.raises(BenchError, match=r"a process died.*--resume"):
         measured(plan(dataset, jobs=2))
 
