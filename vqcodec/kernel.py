@@ -92,20 +92,19 @@ class PackedLevel:
 
     def _layer(self, layer: Layer, taps: int, shifted: bool) -> _Layer:
         """A layer whose inputs are `taps` rows of channels, with 128 added or not."""
-        units = np.float32(2**layer.shift)
-        inputs, outputs = layer.weight.shape
-        weight = _padded((layer.weight * units).astype(np.int8).reshape(taps, inputs // taps, outputs), 1, 2)
+        inputs, outputs = layer.integers.shape
+        weight = _padded(layer.integers.reshape(taps, inputs // taps, outputs), 1, 2)
         weight = weight.reshape(-1, weight.shape[2])
-        bias = _padded((layer.bias * units).astype(np.int32), 0) - (SHIFTED * weight.sum(0, dtype=np.int32) if shifted else 0)
+        bias = _padded(layer.offsets.astype(np.int32), 0) - (SHIFTED * weight.sum(0, dtype=np.int32) if shifted else 0)
         panels = weight.reshape(-1, GROUP, weight.shape[1] // LANES, LANES).transpose(2, 0, 3, 1)
         return _Layer(address(panels, self.kept), address(bias, self.kept), *weight.shape, layer.shift)
 
     def _head(self, head: Head) -> _Head:
         hidden, logits = self._layer(head.hidden, 2, True), self._layer(head.logits, 1, False)
-        return _Head(hidden, logits, None if head.embed is None else self._table(head.embed), head.logits.weight.shape[1])
+        return _Head(hidden, logits, None if head.embed is None else self._table(head.embed), head.logits.integers.shape[1])
 
     def _table(self, table: Array) -> int:
-        return address(_padded(table.astype(np.int8), table.ndim - 1), self.kept)
+        return address(_padded(table, table.ndim - 1), self.kept)
 
 
 _PACKED: WeakKeyDictionary[LevelPrior, PackedLevel] = WeakKeyDictionary()

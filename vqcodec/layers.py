@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,25 @@ MAX_SHIFT = 20
 
 @dataclass(frozen=True)
 class Layer:
-    """One integer matrix product: weight (I, O), bias (O,) with the rounding half added, both in units of 2 ** shift.
+    """One integer matrix product: integers (I, O) int8, offsets (O,) int64 with the rounding half added, and the shift of the sums.
 
-    So sums come out divided by 2 ** shift, as exact as before: a power of two changes the exponent alone.
+    `weight` and `bias` are the same as float32 in units of 2 ** shift, made when they are first used. So sums come out divided by
+    2 ** shift, as exact as before: a power of two changes the exponent alone.
     """
 
-    weight: Array
-    bias: Array
+    integers: Array
+    offsets: Array
     shift: int
+
+    @cached_property
+    def weight(self) -> Array:
+        """(I, O)"""
+        return self.integers * np.float32(2.0**-self.shift)
+
+    @cached_property
+    def bias(self) -> Array:
+        """(O,)"""
+        return self.offsets.astype(np.float32) * np.float32(2.0**-self.shift)
 
     def __call__(self, inputs: Array, low: int, product: Product) -> Array:
         """(n, I) -> (n, O), rounded and clamped to [low, 127]."""
@@ -88,26 +100,21 @@ class Reader:
         """Whether any tensor that is left has a name that begins so."""
         return any(name.startswith(prefix) for name in self.tensors)
 
-    def table(self, name: str, shape: tuple[int, ...]) -> Array:
-        """An int8 table, as float32."""
-        return self.take(name, np.int8, shape).astype(np.float32)
-
     def layer(self, name: str, inputs: int, outputs: int) -> Layer:
         """A layer whose every channel keeps the exactness bound."""
-        weight = self.take(f"{name}.weight", np.int8, (inputs, outputs)).astype(np.int64)
+        weight = self.take(f"{name}.weight", np.int8, (inputs, outputs))
         bias = self.take(f"{name}.bias", np.int32, (outputs,)).astype(np.int64)
         shift = int(self.take(f"{name}.shift", np.int32, ()))
         if not 0 <= shift <= MAX_SHIFT:
             raise InvalidModelError(f"the prior's {name}.shift is {shift}, outside 0..{MAX_SHIFT}")
         half = (1 << shift) >> 1
-        bound = ACTIVATION_MAX * np.abs(weight).sum(0) + np.abs(bias) + half
+        bound = ACTIVATION_MAX * np.abs(weight).sum(0, dtype=np.int64) + np.abs(bias) + half
         if int(bound.max()) > EXACT_LIMIT:
             channel = int(bound.argmax())
             raise InvalidModelError(
                 f"the prior's {name} is not exact: channel {channel} can reach {int(bound[channel])}, above 2^24; export the model again"
             )
-        unit = np.float32(2.0**-shift)
-        return Layer(weight.astype(np.float32) * unit, (bias + half).astype(np.float32) * unit, shift)
+        return Layer(weight, bias + half, shift)
 
     def finish(self) -> None:
         """Refuses tensors that nobody took."""

@@ -153,16 +153,16 @@ def quality_vector(table: Array, quality: int) -> Array:
 
 
 def embed(tables: Array, codes: Array, start: Array | float = 0.0) -> Array:
-    """Sum over stages of table rows: tables (S, K, C), codes (S, ...) -> float32 (..., C), not clamped."""
+    """Sum over stages of table rows: tables int8 (S, K, C), codes (S, ...), start int8 or a number -> float32 (..., C), not clamped."""
     if not len(tables):
         return np.zeros((*codes.shape[1:], tables.shape[2]), np.float32) + start
     stages, size, channels = tables.shape
     if codes[0].size <= FEW_POSITIONS:  # one gather for all stages: a wavefront's time is that of its calls
         first = np.arange(0, stages * size, size).reshape(-1, *(1,) * (codes.ndim - 1))
-        total = tables.reshape(-1, channels).take(first + codes, axis=0).sum(0)
+        total = tables.reshape(-1, channels).take(first + codes, axis=0).sum(0, dtype=np.float32)
         total += start
         return total
-    total = tables[0][codes[0]] + start
+    total = tables[0][codes[0]].astype(np.float32) + start
     for table, code in zip(tables[1:], codes[1:], strict=True):
         total += table[code]
     return total
@@ -175,10 +175,10 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
     context = None
     if index:
         coarser = config.transform.levels[index - 1]
-        table = reader.table(f"{name}.context.embed", (coarser.stages, coarser.codebook_size, width))
+        table = reader.take(f"{name}.context.embed", np.int8, (coarser.stages, coarser.codebook_size, width))
         blocks = _read_blocks(reader, f"{name}.context", config.prior.context_blocks[index - 1], 9, width)
         context = ContextNet(table, blocks, reader.layer(f"{name}.context.up", width, 4 * width))
-    embed = reader.table(f"{name}.embed", (stages, size, width))
+    embed = reader.take(f"{name}.embed", np.int8, (stages, size, width))
     first = reader.layer(f"{name}.first", 5 * width, width)
     trunk = _read_blocks(reader, f"{name}.trunk", config.prior.trunk_blocks[index], 5, width)
     length = None
@@ -190,7 +190,7 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
 
 def _read_head(reader: Reader, name: str, width: int, symbols: int, last: bool = False) -> Head:
     hidden, logits = reader.layer(f"{name}.hidden", 2 * width, width), reader.layer(f"{name}.logits", width, symbols)
-    return Head(hidden, logits, None if last else reader.table(f"{name}.embed", (symbols, width)))
+    return Head(hidden, logits, None if last else reader.take(f"{name}.embed", np.int8, (symbols, width)))
 
 
 def _read_blocks(reader: Reader, name: str, count: int, taps: int, width: int) -> list[tuple[Layer, Layer]]:

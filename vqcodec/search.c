@@ -1,8 +1,9 @@
 /* The search for codes, compiled: what search.py does, some hundred positions a call. Sums are taken in another order than there, so that
  * a choice between codes of nearly equal cost may fall otherwise; what is found costs the same.
  *
- * Matrices lie in panels of 32 outputs with the biases as last inputs: (outputs / PANEL, inputs + 1, PANEL). Outputs are padded: padded
- * logits are out of reach, padded distances infinite. This file includes itself once for each width of vectors.
+ * Matrices lie in panels of 32 outputs, which are padded: padded logits are out of reach, padded distances infinite. This file includes
+ * itself once for each width of vectors: of 8 floats (AVX2), and of 16 with the instruction that multiplies pairs of int16 and sums them
+ * (AVX-512 VNNI), twice the work of a fused multiply-add. There products are of integers of 12 to 15 bits.
  */
 #ifndef LANES
 
@@ -18,8 +19,14 @@
 #define LEAST_POWER -126.0f
 
 typedef struct {
-    const float *codebook;                                /* (size, dim) */
-    const float *from_sum, *hidden, *logits, *distances; /* panels; what the sum of earlier stages says is null for the first one */
+    const void *weight;          /* floats (outputs / PANEL, inputs + 1, PANEL), the biases as last inputs; or, for vectors of 16, */
+    const float *units, *biases; /* int16 (outputs / PANEL, (inputs + 1) / 2, PANEL, 2) in units of each output's own, and its bias */
+    float limit;                 /* of the integers, so that no sum leaves 32 bits */
+} matrix;
+
+typedef struct {
+    const float *codebook; /* (size, dim) */
+    matrix from_sum, hidden, logits, distances; /* what the sum of earlier stages says has no weight at the first one */
 } stage;
 
 typedef struct {
@@ -31,6 +38,9 @@ typedef struct {
     float cost;
     int32_t path, code;
 } choice;
+
+#define PRODUCT_ARGUMENTS \
+    const float *x, int64_t count, int64_t inputs, const matrix *net, int64_t outputs, int16_t *pairs, float *units, float *out
 
 typedef int64_t search_function(const quantiser *, const float *, const float *, int64_t, int64_t, int32_t *, int64_t);
 static search_function *chosen;
@@ -60,14 +70,18 @@ static inline void insert(choice *list, int64_t count, choice candidate) {
 
 #define LANES 16
 #define ROWS 8
-#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define TARGET __attribute__((target("avx512f,avx512vnni,avx2,fma")))
 #define NAME(x) x##_avx512
 #define LOWER(x, limit) (uint32_t)_mm512_cmp_ps_mask((__m512)(x), _mm512_set1_ps(limit), _CMP_LT_OQ)
 #define MAXIMUM(a, b) (vec_avx512) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define MASK(count) ((count) >= LANES ? (__mmask16)0xffff : (count) > 0 ? (__mmask16)((1u << (count)) - 1) : (__mmask16)0)
 #include "search.c"
 
 /* Whether there are vectors of 16: asked for by vqcodec_open, once it knows the processor. */
 void vqcodec_open_search(int64_t wide) { chosen = wide ? search_avx512 : search_avx2; }
+
+/* Whether matrices are wanted as integers. */
+__attribute__((visibility("default"))) int64_t vqcodec_search_takes_pairs(void) { return chosen == search_avx512; }
 
 /* Codes (stages, count), each stage's `pitch` apart, of latents (count, dim) and context (count, width); 0 where memory is short.
  * `codes` hold zeros before. */
@@ -89,19 +103,73 @@ TARGET static inline vec NAME(load)(const float *from) {
     return x;
 }
 
-/* Rows of x (count, inputs) through panels: out (count, outputs), outputs whole panels. */
-TARGET static void NAME(product)(const float *x, int64_t count, int64_t inputs, const float *panels, int64_t outputs, float *out) {
+#if LANES == 16
+/* Rows (count, inputs) as integers (count, inputs rounded up to pairs), and the unit of each row. */
+TARGET static void whole_numbers(const float *x, int64_t count, int64_t inputs, float limit, int16_t *out, float *units) {
+    const int64_t pitch = inputs + (inputs & 1);
+    for (int64_t i = 0; i < count; i++) {
+        const float *row = x + i * inputs;
+        __m512 most = _mm512_setzero_ps();
+        for (int64_t k = 0; k < inputs; k += LANES) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(MASK(inputs - k), row + k)));
+        const float largest = _mm512_reduce_max_ps(most);
+        const __m512 scale = _mm512_set1_ps(largest > 0 ? limit / largest : 0);
+        units[i] = largest / limit;
+        for (int64_t k = 0; k < pitch; k += LANES) {
+            const __m512 values = _mm512_maskz_loadu_ps(MASK(inputs - k), row + k);
+            _mm512_mask_cvtsepi32_storeu_epi16(out + i * pitch + k, MASK(pitch - k), _mm512_cvtps_epi32(_mm512_mul_ps(values, scale)));
+        }
+    }
+}
+
+/* Rows of x (count, inputs) through a matrix: out (count, outputs), outputs whole panels. `pairs` (count, inputs rounded up to pairs) and
+ * `units` (count) are overwritten. */
+TARGET static void product_avx512(PRODUCT_ARGUMENTS) {
+    const int64_t half = (inputs + 1) / 2;
+    whole_numbers(x, count, inputs, net->limit, pairs, units);
+    for (int64_t o = 0; o < outputs; o += PANEL) {
+        const int16_t *weight = (const int16_t *)net->weight + o * 2 * half;
+        for (int64_t i = 0; i < count; i += ROWS) {
+            const int16_t *row[ROWS]; /* behind the last row, the last one again, whose sums are not stored */
+            __m512i acc[ROWS][2];
+            for (int p = 0; p < ROWS; p++) {
+                row[p] = pairs + (i + p < count ? i + p : count - 1) * 2 * half;
+                for (int v = 0; v < 2; v++) acc[p][v] = _mm512_setzero_si512();
+            }
+            for (int64_t k = 0; k < half; k++)
+                for (int v = 0; v < 2; v++) {
+                    const __m512i w = _mm512_loadu_si512(weight + 2 * (k * PANEL + v * LANES));
+                    for (int p = 0; p < ROWS; p++) {
+                        int32_t pair;
+                        memcpy(&pair, row[p] + 2 * k, sizeof pair);
+                        acc[p][v] = _mm512_dpwssd_epi32(acc[p][v], _mm512_set1_epi32(pair), w);
+                    }
+                }
+            for (int p = 0; p < ROWS && i + p < count; p++)
+                for (int v = 0; v < 2; v++) _mm512_storeu_si512(out + (i + p) * outputs + o + v * LANES, acc[p][v]);
+        }
+    }
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t o = 0; o < outputs; o += LANES) {
+            float *at = out + i * outputs + o; /* apart from the sums, or the compiler keeps these in memory */
+            const vec sums = (vec)_mm512_cvtepi32_ps(_mm512_loadu_si512(at));
+            _mm512_storeu_ps(at, (__m512)(sums * (units[i] * load_avx512(net->units + o)) + load_avx512(net->biases + o)));
+        }
+}
+#else
+/* The same in floats. */
+TARGET static void product_avx2(PRODUCT_ARGUMENTS) {
+    (void)pairs, (void)units;
     for (int64_t o = 0; o < outputs; o += 2 * LANES) {
-        const float *weight = panels + o / PANEL * (inputs + 1) * PANEL + o % PANEL;
+        const float *weight = (const float *)net->weight + o / PANEL * (inputs + 1) * PANEL + o % PANEL;
         for (int64_t i = 0; i < count; i += ROWS) {
             const float *row[ROWS]; /* behind the last row, the last one again, whose sums are not stored */
             vec acc[ROWS][2];
             for (int p = 0; p < ROWS; p++) {
                 row[p] = x + (i + p < count ? i + p : count - 1) * inputs;
-                for (int v = 0; v < 2; v++) acc[p][v] = NAME(load)(weight + inputs * PANEL + v * LANES);
+                for (int v = 0; v < 2; v++) acc[p][v] = load_avx2(weight + inputs * PANEL + v * LANES);
             }
             for (int64_t k = 0; k < inputs; k++) {
-                vec first = NAME(load)(weight + k * PANEL), second = NAME(load)(weight + k * PANEL + LANES);
+                vec first = load_avx2(weight + k * PANEL), second = load_avx2(weight + k * PANEL + LANES);
                 for (int p = 0; p < ROWS; p++) {
                     acc[p][0] += row[p][k] * first;
                     acc[p][1] += row[p][k] * second;
@@ -111,6 +179,7 @@ TARGET static void NAME(product)(const float *x, int64_t count, int64_t inputs, 
         }
     }
 }
+#endif
 
 /* log2 of the sum of 2^logits (count), whole vectors */
 TARGET static float NAME(log_sum)(const float *logits, int64_t count) {
@@ -150,15 +219,19 @@ TARGET static int64_t NAME(search)(const quantiser *net, const float *latents, c
                                    int32_t *codes, int64_t pitch) {
     const int64_t stages = net->stages, size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width), rows = count * paths;
     const int64_t block = BLOCK * paths;
-    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size);
-    int64_t *here = malloc(count * sizeof *here + floats * sizeof(float) + block * sizeof(choice) + 2 * rows * stages * sizeof(int32_t));
+    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size + 1);
+    const int64_t longest = (dim > width ? dim : width) + 1; /* room for a whole pair */
+    int64_t *here = malloc(count * sizeof *here + floats * sizeof(float) + block * (sizeof(choice) + longest * sizeof(int16_t)) +
+                           2 * rows * stages * sizeof(int32_t));
     if (!here) return 0;
     float *z = (float *)(here + count), *around = z + count * dim, *total = around + count * width, *next_total = total + rows * dim;
     float *cost = next_total + rows * dim, *next_cost = cost + rows;
     float *from_context = next_cost + rows, *from_sum = from_context + block * wide, *hidden = from_sum + block * wide;
     float *residual = hidden + block * width, *table = residual + block * dim, *logits = table + block * size;
-    choice *list = (choice *)(logits + block * size);
+    float *units = logits + block * size;
+    choice *list = (choice *)(units + block);
     int32_t *history = (int32_t *)(list + block), *next_history = history + rows * stages;
+    int16_t *pairs = (int16_t *)(next_history + rows * stages);
     int64_t kept = 1;
     memcpy(z, latents, count * dim * sizeof(float));
     memcpy(around, context, count * width * sizeof(float));
@@ -171,18 +244,18 @@ TARGET static int64_t NAME(search)(const quantiser *net, const float *latents, c
         int64_t longer = 0; /* positions that go on: their state moves to the front, and the following paths' into the other arrays */
         for (int64_t start = 0; start < count; start += BLOCK) {
             const int64_t positions = count - start < BLOCK ? count - start : BLOCK, made = positions * kept;
-            NAME(product)(around + start * width, positions, width, now->hidden, wide, from_context);
-            if (now->from_sum) NAME(product)(total + start * kept * dim, made, dim, now->from_sum, wide, from_sum);
+            NAME(product)(around + start * width, positions, width, &now->hidden, wide, pairs, units, from_context);
+            if (s) NAME(product)(total + start * kept * dim, made, dim, &now->from_sum, wide, pairs, units, from_sum);
             for (int64_t row = 0; row < made; row++) {
                 const float *first = from_context + row / kept * wide, *second = from_sum + row * wide;
                 for (int64_t c = 0; c < width; c++) {
-                    float x = now->from_sum ? first[c] + second[c] : first[c];
+                    float x = s ? first[c] + second[c] : first[c];
                     hidden[row * width + c] = x > SLOPE * x ? x : SLOPE * x;
                 }
                 for (int64_t d = 0; d < dim; d++) residual[row * dim + d] = z[(start + row / kept) * dim + d] - total[(start * kept + row) * dim + d];
             }
-            NAME(product)(hidden, made, width, now->logits, size, logits);
-            NAME(product)(residual, made, dim, now->distances, size, table);
+            NAME(product)(hidden, made, width, &now->logits, size, pairs, units, logits);
+            NAME(product)(residual, made, dim, &now->distances, size, pairs, units, table);
             for (int64_t row = 0; row < made; row++) {
                 float own = cost[start * kept + row] + NAME(log_sum)(logits + row * size, size);
                 for (int64_t k = 0; k < size; k++) table[row * size + k] += own - logits[row * size + k];

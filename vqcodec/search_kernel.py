@@ -1,11 +1,14 @@
 """The compiled search for codes (search.c): an accelerator, where installing found a C compiler. search.py does without it.
 
-Shapes: latents `(N, D)`, context `(N, C)`, codes `(S, N)`, as in search.py. What is found costs the same, up to the rounding of sums.
+Shapes: latents `(N, D)`, context `(N, C)`, codes `(S, N)`, as in search.py. What is found costs the same, up to the rounding
+of sums, which is coarser where products are of integers (AVX-512 VNNI).
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +23,12 @@ PANEL = 32  # as in search.c
 UNREACHABLE = -1e30  # the logit of a code that only fills a panel
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("weight", "units", "biases")), ("limit", ctypes.c_float)]
+
+
 class _Stage(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("codebook", "from_sum", "hidden", "logits", "distances")]
+    _fields_ = [("codebook", ctypes.c_void_p), *((name, _Matrix) for name in ("from_sum", "hidden", "logits", "distances"))]
 
 
 class _Quantiser(ctypes.Structure):
@@ -33,7 +40,9 @@ class CompiledSearch:
 
     def __init__(self, kernel: ctypes.CDLL, stages: list[Stage]):
         self.kept: list[NDArray[Any]] = []  # what the kernel has addresses of
-        self.stages = (_Stage * len(stages))(*(self._stage(stage) for stage in stages))
+        kernel.vqcodec_search_takes_pairs.restype = ctypes.c_int64
+        pack = self._pairs if kernel.vqcodec_search_takes_pairs() else self._floats
+        self.stages = (_Stage * len(stages))(*(self._stage(stage, pack) for stage in stages))
         size, dim = stages[0].codebook.shape
         self.net = _Quantiser(len(stages), size, dim, stages[0].hidden.shape[1], self.stages)
         self.search = kernel.vqcodec_search
@@ -48,19 +57,38 @@ class CompiledSearch:
         if not self.search(self.net, latents.ctypes.data, context.ctypes.data, len(latents), paths, codes.ctypes.data, pitch):
             raise MemoryError
 
-    def _stage(self, stage: Stage) -> _Stage:
+    def _stage(self, stage: Stage, pack: Callable[[Floats, float], _Matrix]) -> _Stage:
         distances = stage.costs[:-1]  # the cost of the path is added there
         return _Stage(
             address(stage.codebook, self.kept),
-            None if stage.from_sum is None else self._panels(stage.from_sum, 0.0),
-            self._panels(stage.hidden, 0.0),
-            self._panels(stage.logits, UNREACHABLE),
-            self._panels(distances, np.inf),
+            _Matrix() if stage.from_sum is None else pack(stage.from_sum, 0.0),
+            pack(stage.hidden, 0.0),
+            pack(stage.logits, UNREACHABLE),
+            pack(distances, np.inf),
         )
 
-    def _panels(self, matrix: Floats, bias: float) -> int:
-        """(I + 1, O), biases last -> (O / PANEL, I + 1, PANEL), with zeros for what fills the last panel, and `bias` as its biases."""
-        inputs, outputs = matrix.shape
-        padded = np.zeros((inputs, -(-outputs // PANEL) * PANEL), np.float32)
-        padded[:, :outputs], padded[-1, outputs:] = matrix, bias
-        return address(padded.reshape(inputs, -1, PANEL).transpose(1, 0, 2), self.kept)
+    def _floats(self, matrix: Floats, bias: float) -> _Matrix:
+        """(I + 1, O), biases last -> (O / PANEL, I + 1, PANEL)."""
+        panels = _padded(matrix, bias).reshape(len(matrix), -1, PANEL).transpose(1, 0, 2)
+        return _Matrix(address(panels, self.kept))
+
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
+    def _pairs(self, matrix: Floats, bias: float) -> _Matrix:
+        """(I + 1, O), biases last -> integers (O / PANEL, I / 2, PANEL, 2) in units of each output's own, padded with zeros."""
+        padded = _padded(matrix, bias)
+        inputs, outputs = len(matrix) - 1, padded.shape[1]
+        limit = min(32767, isqrt((2**31 - 1) // inputs))
+        units = np.abs(padded[:-1]).max(0) / limit
+        integers = np.zeros((inputs + inputs % 2, outputs), np.int32)
+        integers[:inputs] = np.rint(padded[:-1] * (1 / np.where(units > 0, units, 1)))
+        pairs = integers[::2] & 0xFFFF | integers[1::2] << 16  # the first of two in the lower half
+        panels = pairs.reshape(-1, outputs // PANEL, PANEL).transpose(1, 0, 2)
+        return _Matrix(*(address(array, self.kept) for array in (panels, units, padded[-1])), limit)
+
+
+def _padded(matrix: Floats, bias: float) -> Floats:
+    """(I + 1, O) with outputs behind, up to whole panels, that have zeros as weights and this bias."""
+    inputs, outputs = matrix.shape
+    padded = np.zeros((inputs, -(-outputs // PANEL) * PANEL), np.float32)
+    padded[:, :outputs], padded[-1, outputs:] = matrix, bias
+    return padded
