@@ -96,7 +96,10 @@ class PackedLevel:
         weight = _padded(layer.integers.reshape(taps, inputs // taps, outputs), 1, 2)
         weight = weight.reshape(-1, weight.shape[2])
         bias = _padded(layer.offsets.astype(np.int32), 0) - (SHIFTED * weight.sum(0, dtype=np.int32) if shifted else 0)
-        panels = weight.reshape(-1, GROUP, weight.shape[1] // LANES, LANES).transpose(2, 0, 3, 1)
+        groups = np.empty((weight.shape[0] // GROUP, weight.shape[1], GROUP), np.int8)
+        for i in range(GROUP):  # much quicker than a transposition of bytes
+            groups[..., i] = weight[i::GROUP]
+        panels = groups.view(np.int32).reshape(len(groups), -1, LANES).transpose(1, 0, 2)
         return _Layer(address(panels, self.kept), address(bias, self.kept), *weight.shape, layer.shift)
 
     def _head(self, head: Head) -> _Head:
@@ -172,4 +175,4 @@ def _whole(count: int) -> int:
 def _padded(array: Array, *axes: int) -> Array:
     """The array with zeros behind, up to whole vectors along these axes."""
     missing = [(0, _whole(length) - length if axis in axes else 0) for axis, length in enumerate(array.shape)]
-    return np.pad(array, missing)
+    return np.pad(array, missing) if any(behind for _, behind in missing) else array
