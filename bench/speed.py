@@ -112,6 +112,7 @@ def run(bench: Bench, tree: str, threads: int, arguments: list[str]) -> Ended:
     """Runs a process on a tree's code in the folder of pictures; threads 0 leaves their number to the program."""
     environment = {**os.environ, "PYTHONPATH": str(bench.trees[tree]), "OPENBLAS_NUM_THREADS": "1"}  # one, as the command line has it
     environment |= {"VQCODEC_THREADS": str(threads)} if threads else {}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
     start = perf_counter()
     process = subprocess.Popen(arguments, cwd=bench.folder, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -39,6 +39,21 @@ typedef struct {
     int32_t path, code;
 } choice;
 
+typedef struct {
+    float *total, *cost; /* (positions * kept, dim), (positions * kept): the sum of each path's codes, and what it costs */
+    int32_t *history;    /* (positions * kept, stages): its codes */
+} path_arrays;
+
+/* One piece of memory: `here` is its beginning. */
+typedef struct {
+    int64_t *here;             /* (count): the positions that have not ended */
+    float *latents, *context; /* (count, dim), (count, width): theirs */
+    path_arrays now, next;
+    float *from_context, *from_sum, *hidden, *residual, *table, *logits, *units; /* of a block */
+    choice *list;
+    int16_t *pairs;
+} work;
+
 #define PRODUCT_ARGUMENTS \
     const float *x, int64_t count, int64_t inputs, const matrix *net, int64_t outputs, int16_t *pairs, float *units, float *out
 
@@ -52,6 +67,40 @@ static inline void insert(choice *list, int64_t count, choice candidate) {
     int64_t at = count - 1;
     for (; at > 0 && candidate.cost < list[at - 1].cost; at--) list[at] = list[at - 1];
     list[at] = candidate;
+}
+
+/* Takes the memory that a search needs, and enters its beginning: a path of no codes at each position. Returns 0 where memory is short. */
+static int begin(const quantiser *net, const float *latents, const float *context, int64_t count, int64_t paths, work *w) {
+    const int64_t stages = net->stages, size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width);
+    const int64_t rows = count * paths, block = BLOCK * paths;
+    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size + 1);
+    const int64_t longest = (dim > width ? dim : width) + 1; /* room for a whole pair */
+    w->here = malloc(count * sizeof *w->here + floats * sizeof(float) + block * (sizeof(choice) + longest * sizeof(int16_t)) +
+                     2 * rows * stages * sizeof(int32_t));
+    if (!w->here) return 0;
+    w->latents = (float *)(w->here + count);
+    w->context = w->latents + count * dim;
+    w->now.total = w->context + count * width;
+    w->next.total = w->now.total + rows * dim;
+    w->now.cost = w->next.total + rows * dim;
+    w->next.cost = w->now.cost + rows;
+    w->from_context = w->next.cost + rows;
+    w->from_sum = w->from_context + block * wide;
+    w->hidden = w->from_sum + block * wide;
+    w->residual = w->hidden + block * width;
+    w->table = w->residual + block * dim;
+    w->logits = w->table + block * size;
+    w->units = w->logits + block * size;
+    w->list = (choice *)(w->units + block);
+    w->now.history = (int32_t *)(w->list + block);
+    w->next.history = w->now.history + rows * stages;
+    w->pairs = (int16_t *)(w->next.history + rows * stages);
+    memcpy(w->latents, latents, count * dim * sizeof(float));
+    memcpy(w->context, context, count * width * sizeof(float));
+    memset(w->now.total, 0, count * dim * sizeof(float));
+    memset(w->now.cost, 0, count * sizeof(float));
+    for (int64_t i = 0; i < count; i++) w->here[i] = i;
+    return 1;
 }
 
 #define LANES 8
@@ -215,79 +264,77 @@ TARGET static void NAME(least)(const float *table, int64_t rows, int64_t size, c
         }
 }
 
+/* What every code after every path of some positions, from `start` on, costs: work->table (positions * kept, size). */
+TARGET static void NAME(cost_table)(const quantiser *net, int64_t s, const work *w, int64_t start, int64_t positions, int64_t kept) {
+    const stage *now = net->stage + s;
+    const int64_t size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width), rows = positions * kept;
+    const float *latents = w->latents + start * dim, *total = w->now.total + start * kept * dim, *cost = w->now.cost + start * kept;
+    NAME(product)(w->context + start * width, positions, width, &now->hidden, wide, w->pairs, w->units, w->from_context);
+    if (s) NAME(product)(total, rows, dim, &now->from_sum, wide, w->pairs, w->units, w->from_sum);
+    for (int64_t row = 0; row < rows; row++) {
+        const float *first = w->from_context + row / kept * wide, *second = w->from_sum + row * wide;
+        for (int64_t c = 0; c < width; c++) {
+            float x = s ? first[c] + second[c] : first[c];
+            w->hidden[row * width + c] = x > SLOPE * x ? x : SLOPE * x;
+        }
+        for (int64_t d = 0; d < dim; d++) w->residual[row * dim + d] = latents[row / kept * dim + d] - total[row * dim + d];
+    }
+    NAME(product)(w->hidden, rows, width, &now->logits, size, w->pairs, w->units, w->logits);
+    NAME(product)(w->residual, rows, dim, &now->distances, size, w->pairs, w->units, w->table);
+    for (int64_t row = 0; row < rows; row++) {
+        float own = cost[row] + NAME(log_sum)(w->logits + row * size, size);
+        for (int64_t k = 0; k < size; k++) w->table[row * size + k] += own - w->logits[row * size + k];
+    }
+}
+
+/* Goes on with the `following` cheapest paths of each of these positions. Those of positions that do not end become work->next's, from
+ * position `longer` on, and what is known of such a position moves to the front, too. Returns how many positions go on by now. */
+TARGET static int64_t NAME(go_on)(const quantiser *net, int64_t s, const work *w, int64_t start, int64_t positions, int64_t kept,
+                                  int64_t following, int64_t longer, int32_t *codes, int64_t pitch) {
+    const int64_t size = whole(net->size), dim = net->dim, width = net->width, stages = net->stages;
+    for (int64_t i = 0; i < positions; i++) {
+        const int64_t position = start + i;
+        NAME(least)(w->table + i * kept * size, kept, size, w->list, following);
+        int32_t any = 0;
+        for (int64_t n = 0; n < following; n++) any |= w->list[n].code;
+        const int32_t *best = w->now.history + (position * kept + w->list[0].path) * stages;
+        for (int64_t before = 0; before < s; before++) codes[before * pitch + w->here[position]] = best[before];
+        codes[s * pitch + w->here[position]] = w->list[0].code;
+        if (!any) continue;
+        for (int64_t n = 0; n < following; n++) {
+            const choice *chosen_path = w->list + n;
+            const int64_t from = position * kept + chosen_path->path, to = longer * following + n;
+            const float *code = net->stage[s].codebook + chosen_path->code * dim;
+            for (int64_t d = 0; d < dim; d++) w->next.total[to * dim + d] = w->now.total[from * dim + d] + code[d];
+            memcpy(w->next.history + to * stages, w->now.history + from * stages, s * sizeof(int32_t));
+            w->next.history[to * stages + s] = chosen_path->code;
+            w->next.cost[to] = chosen_path->cost;
+        }
+        memmove(w->latents + longer * dim, w->latents + position * dim, dim * sizeof(float));
+        memmove(w->context + longer * width, w->context + position * width, width * sizeof(float));
+        w->here[longer++] = w->here[position];
+    }
+    return longer;
+}
+
 TARGET static int64_t NAME(search)(const quantiser *net, const float *latents, const float *context, int64_t count, int64_t paths,
                                    int32_t *codes, int64_t pitch) {
-    const int64_t stages = net->stages, size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width), rows = count * paths;
-    const int64_t block = BLOCK * paths;
-    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size + 1);
-    const int64_t longest = (dim > width ? dim : width) + 1; /* room for a whole pair */
-    int64_t *here = malloc(count * sizeof *here + floats * sizeof(float) + block * (sizeof(choice) + longest * sizeof(int16_t)) +
-                           2 * rows * stages * sizeof(int32_t));
-    if (!here) return 0;
-    float *z = (float *)(here + count), *around = z + count * dim, *total = around + count * width, *next_total = total + rows * dim;
-    float *cost = next_total + rows * dim, *next_cost = cost + rows;
-    float *from_context = next_cost + rows, *from_sum = from_context + block * wide, *hidden = from_sum + block * wide;
-    float *residual = hidden + block * width, *table = residual + block * dim, *logits = table + block * size;
-    float *units = logits + block * size;
-    choice *list = (choice *)(units + block);
-    int32_t *history = (int32_t *)(list + block), *next_history = history + rows * stages;
-    int16_t *pairs = (int16_t *)(next_history + rows * stages);
+    work w;
+    if (!begin(net, latents, context, count, paths, &w)) return 0;
     int64_t kept = 1;
-    memcpy(z, latents, count * dim * sizeof(float));
-    memcpy(around, context, count * width * sizeof(float));
-    memset(total, 0, count * dim * sizeof(float));
-    memset(cost, 0, count * sizeof(float));
-    for (int64_t i = 0; i < count; i++) here[i] = i;
-    for (int64_t s = 0; s < stages && count; s++) {
-        const stage *now = net->stage + s;
-        const int64_t candidates = kept * net->size, following = s == stages - 1 ? 1 : paths < candidates ? paths : candidates;
-        int64_t longer = 0; /* positions that go on: their state moves to the front, and the following paths' into the other arrays */
+    for (int64_t s = 0; s < net->stages && count; s++) {
+        const int64_t candidates = kept * net->size;
+        const int64_t following = s == net->stages - 1 ? 1 : paths < candidates ? paths : candidates;
+        int64_t longer = 0;
         for (int64_t start = 0; start < count; start += BLOCK) {
-            const int64_t positions = count - start < BLOCK ? count - start : BLOCK, made = positions * kept;
-            NAME(product)(around + start * width, positions, width, &now->hidden, wide, pairs, units, from_context);
-            if (s) NAME(product)(total + start * kept * dim, made, dim, &now->from_sum, wide, pairs, units, from_sum);
-            for (int64_t row = 0; row < made; row++) {
-                const float *first = from_context + row / kept * wide, *second = from_sum + row * wide;
-                for (int64_t c = 0; c < width; c++) {
-                    float x = s ? first[c] + second[c] : first[c];
-                    hidden[row * width + c] = x > SLOPE * x ? x : SLOPE * x;
-                }
-                for (int64_t d = 0; d < dim; d++) residual[row * dim + d] = z[(start + row / kept) * dim + d] - total[(start * kept + row) * dim + d];
-            }
-            NAME(product)(hidden, made, width, &now->logits, size, pairs, units, logits);
-            NAME(product)(residual, made, dim, &now->distances, size, pairs, units, table);
-            for (int64_t row = 0; row < made; row++) {
-                float own = cost[start * kept + row] + NAME(log_sum)(logits + row * size, size);
-                for (int64_t k = 0; k < size; k++) table[row * size + k] += own - logits[row * size + k];
-            }
-            for (int64_t i = 0; i < positions; i++) {
-                const int64_t position = start + i;
-                NAME(least)(table + i * kept * size, kept, size, list, following);
-                int32_t any = 0;
-                for (int64_t n = 0; n < following; n++) any |= list[n].code;
-                const int32_t *best = history + (position * kept + list[0].path) * stages;
-                for (int64_t before = 0; before < s; before++) codes[before * pitch + here[position]] = best[before];
-                codes[s * pitch + here[position]] = list[0].code;
-                if (!any) continue;
-                for (int64_t n = 0; n < following; n++) {
-                    const int64_t from = position * kept + list[n].path, to = longer * following + n;
-                    const float *code = now->codebook + list[n].code * dim;
-                    for (int64_t d = 0; d < dim; d++) next_total[to * dim + d] = total[from * dim + d] + code[d];
-                    memcpy(next_history + to * stages, history + from * stages, s * sizeof(int32_t));
-                    next_history[to * stages + s] = list[n].code;
-                    next_cost[to] = list[n].cost;
-                }
-                memmove(z + longer * dim, z + position * dim, dim * sizeof(float));
-                memmove(around + longer * width, around + position * width, width * sizeof(float));
-                here[longer++] = here[position];
-            }
+            const int64_t positions = count - start < BLOCK ? count - start : BLOCK;
+            NAME(cost_table)(net, s, &w, start, positions, kept);
+            longer = NAME(go_on)(net, s, &w, start, positions, kept, following, longer, codes, pitch);
         }
-        float *swapped = total;
-        total = next_total, next_total = swapped, swapped = cost, cost = next_cost, next_cost = swapped;
-        int32_t *other = history;
-        history = next_history, next_history = other, kept = following, count = longer;
+        const path_arrays swapped = w.now;
+        w.now = w.next, w.next = swapped, kept = following, count = longer;
     }
-    free(here);
+    free(w.here);
     return 1;
 }
 
