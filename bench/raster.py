@@ -40,8 +40,9 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
     """The same with known symbols, so that what `scan` can read can be written."""
 
     def answer(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
-        visit(stage, rows, columns, freqs)
-        return np.asarray(symbols[stage, rows, columns])
+        known = np.asarray(symbols[stage, rows, columns])
+        visit(stage, known, freqs)
+        return known
 
     scan(prior, level, context, symbols.shape[1:], answer)
 

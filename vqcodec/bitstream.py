@@ -39,12 +39,13 @@ def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> 
     for level, (code_map, size) in enumerate(zip(codes, map_sizes(height, width), strict=True)):
         check_codes(code_map, prior.levels[level].config, size)
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        encoder, symbols = range_encoder(), symbols_of(code_map)
+        encoder = range_encoder()
 
-        def push(stage: int, rows: Array, columns: Array, freqs: Array, encoder: Any = encoder, known: Array = symbols) -> None:
-            encoder.encode(known[stage, rows, columns], FAMILY, freqs)
+        def push(stage: int, symbols: Array, freqs: Array, encoder: Any = encoder) -> None:
+            del stage
+            encoder.encode(symbols, FAMILY, freqs)
 
-        scan_known(prior, level, context, symbols, push)
+        scan_known(prior, level, context, symbols_of(code_map), push)
         payloads.append(_CHECKSUM.pack(checksum(code_map)) + encoder.get_compressed().astype("<u4").tobytes())
     return payloads
 
@@ -143,13 +144,11 @@ def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
     for level, code_map in enumerate(codes):
         check_codes(code_map, prior.levels[level].config, code_map.shape[1:])
         context = prior.context(level, quality, codes[level - 1] if level else None, context)
-        held = symbols_of(code_map)
-        bits = [0.0] * len(held)
+        bits = [0.0] * (len(code_map) + 1)
 
-        def add(stage: int, rows: Array, columns: Array, freqs: Array, bits: list[float] = bits, known: Array = held) -> None:
-            symbols = known[stage, rows, columns]
+        def add(stage: int, symbols: Array, freqs: Array, bits: list[float] = bits) -> None:
             bits[stage] += float(np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols]).sum())
 
-        scan_known(prior, level, context, held, add)
+        scan_known(prior, level, context, symbols_of(code_map), add)
         levels.append(bits)
     return levels

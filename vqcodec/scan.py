@@ -22,7 +22,7 @@ from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
 from vqcodec.prior import LENGTH, Head, LevelPrior, Prior, embed
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage or LENGTH, rows, columns, freqs (n, K)) -> symbols (n,)
-VisitKnown = Callable[[int, Array, Array, Array], None]
+VisitKnown = Callable[[int, Array, Array], None]  # (stage or LENGTH, symbols (n,), freqs (n, K))
 
 REACH = 3  # wavefronts that the farthest tap reaches back
 RING = REACH + 1
@@ -92,19 +92,34 @@ def scan(prior: Prior, level: int, context: Array, size: tuple[int, int], visit:
     net = prior.levels[level]
     if not net.config.stages:
         return 0
-    held = np.zeros((net.config.stages + 1, min(height, (width + 1) // 2)), np.int32)  # of the longest wavefront
-    compiled = library() if prior.compiled else None
-    wavefronts = CompiledWavefronts(compiled, net, context, size, held) if compiled else Wavefronts(net, context, size, prior.product)
+    held = _wavefront(net, size)
+    wavefronts = _compiled(prior, level, context, size, held) or Wavefronts(net, context, size, prior.product)
     steps = width + 2 * (height - 1)
     for t in range(steps):
-        rows = np.arange(*_rows(t, height, width))
-        columns = t - 2 * rows
+        rows, columns = _places(t, height, width)
         symbols = held[:, : len(rows)]
         symbols[:] = 0
         for stage, here, table in wavefronts.freqs(t, symbols):
             symbols[stage, here] = visit(stage, rows[here], columns[here], table)
         wavefronts.enter(t, symbols)
     return steps
+
+
+def _wavefront(net: LevelPrior, size: tuple[int, int]) -> Array:
+    """Room for the symbols (S + 1, n) of the longest wavefront."""
+    return np.zeros((net.config.stages + 1, min(size[0], (size[1] + 1) // 2)), np.int32)
+
+
+def _compiled(prior: Prior, level: int, context: Array, size: tuple[int, int], held: Array) -> CompiledWavefronts | None:
+    """The compiled wavefronts, where there is a kernel and the prior allows it; `held` is where each one's symbols will be."""
+    kernel = library() if prior.compiled else None
+    return CompiledWavefronts(kernel, prior.levels[level], context, size, held) if kernel else None
+
+
+def _places(t: int, height: int, width: int) -> tuple[Array, Array]:
+    """Rows and columns (n,) of wavefront t."""
+    rows = np.arange(*_rows(t, height, width))
+    return rows, t - 2 * rows
 
 
 def _rows(t: int, height: int, width: int) -> tuple[int, int]:
@@ -158,18 +173,21 @@ def symbols_of(codes: Array) -> Array:
 @one_blas_thread()
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: VisitKnown) -> None:
-    """The same as `scan` where the symbols (S + 1, H, W) are known: equal calls of `visit`, which answers nothing."""
+    """The same as `scan` where the symbols (S + 1, H, W) are known: `visit(stage, symbols, freqs)` gets them, in the same order."""
     height, width = symbols.shape[1:]
     net, product = prior.levels[level], prior.product
     if not net.config.stages:
         return
-    if prior.compiled and library():
-
-        def answer(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
-            visit(stage, rows, columns, freqs)
-            return symbols[stage, rows, columns]  # type: ignore[no-any-return]
-
-        scan(prior, level, context, (height, width), answer)
+    held = _wavefront(net, (height, width))
+    wavefronts = _compiled(prior, level, context, (height, width), held)
+    if wavefronts:
+        for t in range(width + 2 * (height - 1)):
+            rows, columns = _places(t, height, width)
+            known = held[:, : len(rows)]
+            known[:] = symbols[:, rows, columns]
+            for stage, here, table in wavefronts.freqs(t, known):
+                visit(stage, known[stage, here], table)
+            wavefronts.enter(t, known)
         return
     history = [_History(net.embed.shape[2]) for _ in range(1 + len(net.trunk))]
     for batch in _batches(height, width):
@@ -182,8 +200,9 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
             hidden = spatial(state.columns(batch, x, x), 0, product)
             x = clamped(x.reshape(-1, x.shape[2]) + mix.raw(hidden, product))
         valid = batch.valid
-        found = list(symbol_freqs(net, x.reshape(around.shape)[valid], around[valid], known[:, valid], product))
-        _visit_in_order(batch, found, visit)
+        known = known[:, valid]
+        found = list(symbol_freqs(net, x.reshape(around.shape)[valid], around[valid], known, product))
+        _visit_in_order(valid, known, found, visit)
 
 
 class _Batch:
@@ -235,13 +254,16 @@ class _History:
         return np.concatenate(taps, axis=2).reshape(-1, 5 * channels)
 
 
-def _visit_in_order(batch: _Batch, found: list[tuple[int, Array, Array]], visit: VisitKnown) -> None:
-    """Calls `visit` for the batch's wavefronts one after the other, and for every symbol of each."""
-    rows, columns = np.broadcast_to(batch.rows, batch.valid.shape)[batch.valid], batch.columns[batch.valid]
-    bounds = np.concatenate([[0], batch.valid.sum(1).cumsum()])  # of the wavefronts among the positions
-    parts = [(stage, rows[here], columns[here], table, here.searchsorted(bounds)) for stage, here, table in found]
-    for wavefront in range(len(batch.valid)):
-        for stage, part_rows, part_columns, table, ends in parts:
+def _visit_in_order(valid: Array, known: Array, found: list[tuple[int, Array, Array]], visit: VisitKnown) -> None:
+    """Calls `visit` for a batch's wavefronts one after the other, and for every symbol of each.
+
+    Of the positions `valid` (T, R) is which of them lie in the map; `known` (S + 1, n) are the symbols of those, and `found` is what
+    `symbol_freqs` gave for them.
+    """
+    bounds = np.concatenate([[0], valid.sum(1).cumsum()])  # of the wavefronts among the positions
+    parts = [(stage, known[stage, here], table, here.searchsorted(bounds)) for stage, here, table in found]
+    for wavefront in range(len(valid)):
+        for stage, symbols, table, ends in parts:
             part = slice(ends[wavefront], ends[wavefront + 1])
             if part.start < part.stop:
-                visit(stage, part_rows[part], part_columns[part], table[part])
+                visit(stage, symbols[part], table[part])

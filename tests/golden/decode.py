@@ -60,7 +60,7 @@ def main() -> int:
                     level,
                     context,
                     symbols_of(code_map),
-                    lambda *arrays, into=written: into.update(arrays[3].astype("<u4").tobytes()),
+                    lambda *arrays, into=written: into.update(arrays[2].astype("<u4").tobytes()),
                 )
         print(f"{kind}: {len(files)} files, codes {digest.hexdigest()[:32]}, frequencies {written.hexdigest()[:32]}")
     print(f"{wrong} files have other codes")
