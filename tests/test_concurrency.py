@@ -38,7 +38,7 @@ def test_threads_open_a_model_at_the_same_time() -> None:
     """A model that nobody has used yet."""
     serial = [work(number) for number in range(4)]
     opened = codec.load_model(GOLDEN / "model")
-    fresh = Model(opened.name, opened.config, opened.card, opened._files)
+    fresh = Model(opened.name, opened.config, opened.card, opened.files)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, [0, 1, 2, 3] * 2, [fresh] * 8)) == serial * 2
 

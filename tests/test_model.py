@@ -71,6 +71,10 @@ def test_wrong_card(folder: Path, text: str) -> None:
         lambda config: config["transform"]["levels"][0].update(stages=17),
         lambda config: config["transform"]["levels"][2].update(codebook_size=1),
         lambda config: config["transform"]["levels"][1].update(surplus=1),
+        lambda config: config["transform"]["levels"][1].pop("dim"),
+        lambda config: config["transform"]["levels"][0].update(rate_weight=0),
+        lambda config: config["transform"]["levels"][0].update(rate_weight=float("nan")),
+        lambda config: config["transform"]["levels"][0].update(rate_weight="1"),
     ],
 )
 def test_wrong_configuration(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -100,6 +104,8 @@ def test_id_changes_with_the_configuration_and_not_with_the_rest_of_the_card(tmp
     for name, change, equal in (
         ("note", lambda card: card.update(note="a remark"), True),
         ("config", lambda card: card["config"]["transform"].update(lambda_max=1601.0), False),
+        ("rate weight", lambda card: card["config"]["transform"]["levels"][0].update(rate_weight=0.5), False),
+        ("what it is without", lambda card: card["config"]["transform"]["levels"][0].update(rate_weight=1.0), True),
     ):
         folder = Path(shutil.copytree(GOLDEN / "model", tmp_path / name))
         change_card(folder, change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_with_all_paths_the_search_finds_the_best(everything: tuple[dict[str, Ar
     assert np.allclose(found, table.min(0), atol=1e-3)
 
 
+@pytest.mark.parametrize("rate_weight", [0.2, 3.0])
+def test_bits_count_by_the_rate_weight(rate_weight: float) -> None:
+    made, (latents, context) = tensors(), latents_and_context(200)
+    level = replace(LEVEL, stages=1, rate_weight=rate_weight)
+    found = Search.from_tensors({**made, "q.codebooks": made["q.codebooks"][:1]}, "q", level, WIDTH)(latents, context, 1)[0]
+    squared = np.square(latents[None] - made["q.codebooks"][0].astype(np.float64)[:, None]).sum(2)
+    bits = np.stack([costs(made, latents, context, (code,)) for code in range(LEVEL.codebook_size)]) - squared
+    weighed = squared + rate_weight * bits
+    assert np.allclose(weighed[found, np.arange(200)], weighed.min(0), atol=1e-3)
+    assert (found != (squared + bits).argmin(0)).any()
+
+
 def test_more_paths_find_better_codes(everything: tuple[dict[str, Array], Array, Array, Array]) -> None:
     made, latents, context, table = everything
     quantiser = Search.from_tensors(made, "q", LEVEL, WIDTH)
@@ -129,18 +142,20 @@ def test_logits_beyond_the_range_of_powers(scale: float) -> None:
     assert np.allclose(chosen, first.min(0), rtol=1e-4, atol=1e-2)
 
 
-def test_the_search_in_torch_finds_the_same() -> None:
+@pytest.mark.parametrize("rate_weight", [1.0, 0.35])
+def test_the_search_in_torch_finds_the_same(rate_weight: float) -> None:
     torch = pytest.importorskip("torch")
     from vqcodec.training.quantize import ResidualQuantizer
 
     made, (latents, context) = tensors(), latents_and_context(300)
-    quantiser = ResidualQuantizer(LEVEL, WIDTH)
+    level = replace(LEVEL, rate_weight=rate_weight)
+    quantiser = ResidualQuantizer(level, WIDTH)
     with torch.no_grad():
         for name, parameter in quantiser.named_parameters():
             parameter.copy_(torch.from_numpy(made[f"q.{name}"].astype(np.float32)))
         for paths in (1, 4):
             expected = quantiser.search(torch.from_numpy(latents), torch.from_numpy(context), 1.0, paths).T.numpy()
-            assert np.array_equal(Search.from_tensors(made, "q", LEVEL, WIDTH)(latents, context, paths), expected)
+            assert np.array_equal(Search.from_tensors(made, "q", level, WIDTH)(latents, context, paths), expected)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,7 +7,7 @@ these dataclasses do not know is an error: a file from a newer version must not 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, cast
 
 from vqcodec.errors import InvalidModelError
@@ -19,15 +19,21 @@ QUALITY_STEPS = 10_000  # quality 0..100 is stored in hundredths
 DEFAULT_EFFORT = 3  # of the search for codes, 0..9
 MAX_STAGES = 16
 MAX_CODEBOOK_SIZE = 4096
+MIN_RATE_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """One level's quantiser: `stages` residual codebooks of `codebook_size` vectors of `dim` numbers; without stages it holds nothing."""
+    """One level's quantiser: `stages` residual codebooks of `codebook_size` vectors of `dim` numbers; without stages it holds nothing.
+
+    `rate_weight` is what a bit of this level counts in the search for its codes: less than 1 where a better code also helps the finer
+    levels, which are searched afterwards.
+    """
 
     stages: int
     codebook_size: int
     dim: int
+    rate_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,12 @@ class ModelConfig:
     prior: PriorConfig
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain dicts, lists and numbers."""
-        return asdict(self)
+        """Returns plain dicts, lists and numbers. A rate weight of 1 is left out: older models, and their ids, know of none."""
+        data = asdict(self)
+        for level in data["transform"]["levels"]:
+            if level["rate_weight"] == 1:
+                del level["rate_weight"]
+        return data
 
     @staticmethod
     def from_json(data: object) -> ModelConfig:
@@ -89,12 +99,13 @@ class ModelConfig:
 
 
 def _checked(kind: type, data: object) -> dict[str, Any]:
-    """Returns `data` as a dict with exactly the fields of the dataclass `kind`."""
+    """Returns `data` as a dict with the fields of the dataclass `kind`, and no others; those that have a default may be missing."""
     if not isinstance(data, Mapping):
         raise TypeError(f"{kind.__name__} must be an object")
-    given, known = set(cast(Mapping[str, Any], data)), {field.name for field in fields(kind)}
-    if given != known:
-        raise KeyError(f"{kind.__name__} has unknown or missing keys: {sorted(given ^ known)}")
+    given, known = set(cast(Mapping[str, Any], data)), {field.name: field.default is MISSING for field in fields(kind)}
+    wrong = given - set(known) | {name for name, needed in known.items() if needed and name not in given}
+    if wrong:
+        raise KeyError(f"{kind.__name__} has unknown or missing keys: {sorted(wrong)}")
     return dict(cast(Mapping[str, Any], data))
 
 
@@ -106,6 +117,8 @@ def _check_ranges(config: ModelConfig) -> None:
         _check_integers("stages", (level.stages,), 0, MAX_STAGES)
         _check_integers("codebook_size", (level.codebook_size,), 2, MAX_CODEBOOK_SIZE)
         _check_integers("dim", (level.dim,), 1, 256)
+        if type(level.rate_weight) not in (int, float) or not MIN_RATE_WEIGHT <= level.rate_weight <= 1 / MIN_RATE_WEIGHT:
+            raise ValueError(f"rate_weight must be a number in {MIN_RATE_WEIGHT}..{1 / MIN_RATE_WEIGHT}, not {level.rate_weight}")
     for name, low in (("widths", 1), ("encoder_depths", 0), ("decoder_depths", 0)):
         _check_integers(name, getattr(transform, name), low, 4096, count=len(LEVELS) + 1)
     _check_integers("anchors", (transform.anchors, prior.quality_anchors), 2, 64)

@@ -48,11 +48,14 @@ def quality_steps(quality: float) -> int:
 
 
 class Model:
-    """One trained model. Its parts open when they are first used: decoding codes never touches the transform."""
+    """One trained model; `files` are the bytes of its runtime files by name.
+
+    Its parts open when they are first used: decoding codes never touches the transform.
+    """
 
     def __init__(self, name: str, config: ModelConfig, card: dict[str, Any], files: dict[str, bytes]):
         self.name, self.config, self.card = name, config, card
-        self._files = files
+        self.files = files
         self.id = model_id(config, files)
 
     @cached_property
@@ -63,7 +66,7 @@ class Model:
     @cached_property
     def transform(self) -> Transform:
         """The transform, whose graphs are opened when they are used; raises `InvalidModelError` where that fails."""
-        return open_transform(self.config.transform, self._files, self._tensors(WEIGHTS))
+        return open_transform(self.config.transform, self.files, self._tensors(WEIGHTS))
 
     def encode(self, image: Image, quality: float, effort: int = DEFAULT_EFFORT) -> Codes:
         """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100, searching with an effort of 0..9.
@@ -82,7 +85,7 @@ class Model:
 
     def _tensors(self, name: str) -> dict[str, Any]:
         try:
-            return load_safetensors(self._files[name])
+            return load_safetensors(self.files[name])
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InvalidModelError(f"the model's {name} cannot be read: {error}; copy or export the model again") from error
 

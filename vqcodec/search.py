@@ -2,9 +2,10 @@
 
 Shapes: latents `(N, D)`, context `(N, C)`, codebooks `(S, K, D)`, codes `(S, N)`; N runs over positions.
 
-Stage after stage, the paths with the smallest `||z - sum e||^2 - log2 p(codes | context)` so far go on (entropy-constrained vector
-quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's
-light conditional model. The prior that writes the file knows more, but needs the finer codes' neighbours, which are not chosen yet.
+Stage after stage, the paths with the smallest `||z - sum e||^2 / w - log2 p(codes | context)` so far go on (entropy-constrained vector
+quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's light
+conditional model, w the level's `rate_weight` (config.py). The prior that writes the file knows more, but needs the finer codes'
+neighbours, which are not chosen yet.
 A position ends where all its paths take code 0: nearly always the later codes would be 0 too, and most positions end early.
 """
 
@@ -42,13 +43,15 @@ class Stage:
     from_sum: Floats | None  # (D + 1, C): what the sum of the earlier stages says; None for the first
     hidden: Floats  # (C + 1, C)
     logits: Floats  # (C + 1, K): in bits, but for what all codes share
+    rate_weight: float = 1.0
 
     @cached_property
     @np.errstate(all="ignore")  # a spoilt model's numbers may be none
     def costs(self) -> Floats:
-        """(D + 2, K): with a residual r, 1 and a cost this gives `-2 r.e + |e|^2 + cost`."""
+        """(D + 2, K): with a residual r, 1 and a cost this gives `(-2 r.e + |e|^2) / rate_weight + cost`."""
         squares = np.square(self.codebook).sum(1)
-        return np.concatenate([-2 * self.codebook.T, squares[None], np.ones_like(squares)[None]])
+        distances = np.concatenate([-2 * self.codebook.T, squares[None]]) / np.float32(self.rate_weight)
+        return np.concatenate([distances, np.ones_like(squares)[None]])
 
 
 class Search:
@@ -85,7 +88,7 @@ class Search:
             logits = linear(f"logits.{index}", width, size)
             logits = (logits - logits.mean(1, keepdims=True)) * LOG2_E  # without what all codes share, so that powers stay in range
             from_sum = linear(f"from_sum.{index - 1}", dim, width) if index else None
-            stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits))
+            stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits, config.rate_weight))
         return Search(stages)
 
     @one_blas_thread()

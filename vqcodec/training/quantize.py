@@ -2,9 +2,9 @@
 
 Shapes: latents `(N, D)`, codebooks `(S, K, D)`, codes `(N, S)`; N runs over batch and positions.
 
-One level's quantiser chooses, stage after stage, the code that minimises `||r - e_k||^2 - log2 p(k | context)`
+One level's quantiser chooses, stage after stage, the code that minimises `||r - e_k||^2 - w log2 p(k | context)`
 (Chou, Lookabaugh and Gray 1989, eq. 5; with a learned conditional p as in NVTC, Feng et al. 2023, section 3.3).
-The distance already is in bits: the caller scales the latents by `sqrt(lambda)` of the quality.
+The distance already is in bits: the caller scales the latents by `sqrt(lambda)` of the quality. w is the level's `rate_weight` (config.py).
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ class ResidualQuantizer(nn.Module):
     def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> Tensor:
         """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S).
 
-        A position ends where all its paths take code 0 (search.py).
+        `rate_weight` comes on top of the level's own. A position ends where all its paths take code 0 (search.py).
         """
         size, count = self.config.codebook_size, len(latents)
+        weight = rate_weight * self.config.rate_weight * LOG2_E
         rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
         total, residual = torch.zeros_like(latents), latents
         cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
@@ -89,7 +90,7 @@ class ResidualQuantizer(nn.Module):
         kept = 1
         for stage in range(self.config.stages):
             logits = self.raw_logits(stage, self.hidden[stage](context).index_select(0, rows), total)
-            table = self._continued(stage, cost, residual, logits, rate_weight * LOG2_E).view(count, kept * size)
+            table = self._continued(stage, cost, residual, logits, weight).view(count, kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False)
             which = best // size  # of the position's paths
