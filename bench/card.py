@@ -48,8 +48,8 @@ def main() -> None:
         parser.error(f"{arguments.results} is no results.json of a bench with {OURS}: {error}")
     except VQCodecError as error:
         parser.error(str(error))
-    if identity not in measured:
-        parser.error(f"{arguments.results} measured {measured}, and {arguments.model} is {identity}; run the bench again")
+    if not measured.endswith(f"({identity})"):  # of another model, or of another effort, which the bench says after it
+        parser.error(f"{arguments.results} measured {measured}, and {arguments.model} is {identity}; run the bench with its defaults again")
     path = arguments.model / CARD
     card = json.loads(path.read_text(encoding="utf-8"))
     card.setdefault("rate_distortion", {})[arguments.name] = rows

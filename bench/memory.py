@@ -1,6 +1,6 @@
 """Peak memory of whole commands over the size of the picture: compress and decompress, each in a process of its own.
 
-python3 bench/memory.py [--sizes 0.4,2,12,50,100] [--model MODEL] [--picture FILE]
+python3 bench/memory.py [--sizes 0.4,2,12,50,100] [--model MODEL] [--picture FILE] [--effort 3]
 
 The pictures are a photograph, repeated and mirrored to the size asked for, as JPEG files. Prints a table: megapixels, peak resident
 memory in MB (the kernel's figure for the process) and seconds. Needs a system that tells the memory of a process (not Windows).
@@ -30,12 +30,13 @@ def main() -> None:
     parser.add_argument("--sizes", default="0.4,2,12,50,100", help="Megapixels, by commas.")
     parser.add_argument("--model", default="default")
     parser.add_argument("--picture", type=Path, default=PHOTOGRAPH)
+    parser.add_argument("--effort", type=int, default=3)
     given = parser.parse_args()
     print("| picture | compress MB | s | decompress MB | s | bytes |\n|---|---|---|---|---|---|")
     for size in map(float, given.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             width, height = sides(size)
-            print(row(Path(folder), width, height, given.picture, given.model), flush=True)
+            print(row(Path(folder), width, height, given.picture, given.model, given.effort), flush=True)
 
 
 def sides(megapixels: float) -> tuple[int, int]:
@@ -44,7 +45,7 @@ def sides(megapixels: float) -> tuple[int, int]:
     return round(megapixels * 1e6 / height / 100) * 100 or 100, height
 
 
-def row(folder: Path, width: int, height: int, picture: Path, model: str) -> str:
+def row(folder: Path, width: int, height: int, picture: Path, model: str, effort: int) -> str:
     """One line of the table."""
     with Image.open(picture) as opened:
         photograph = np.array(opened.convert("RGB"))
@@ -52,16 +53,16 @@ def row(folder: Path, width: int, height: int, picture: Path, model: str) -> str
     photograph = np.concatenate([photograph, photograph[:, ::-1]], axis=1)
     times = -(-height // photograph.shape[0]), -(-width // photograph.shape[1]), 1
     Image.fromarray(np.tile(photograph, times)[:height, :width]).save(folder / "a.jpg", quality=90)
-    compressed = measure("compress", folder / "a.jpg", folder / "a.vq", model)
+    compressed = measure("compress", folder / "a.jpg", folder / "a.vq", "-m", model, "--effort", str(effort))
     size = (folder / "a.vq").stat().st_size
-    decompressed = measure("decompress", folder / "a.vq", folder / "b.png", model)
+    decompressed = measure("decompress", folder / "a.vq", folder / "b.png", "-m", model)
     figures = f"{compressed[0]:.0f} | {compressed[1]:.1f} | {decompressed[0]:.0f} | {decompressed[1]:.1f}"
     return f"| {width} x {height}, {width * height / 1e6:.1f} MP | {figures} | {size} |"
 
 
-def measure(verb: str, source: Path, target: Path, model: str) -> tuple[float, float]:
+def measure(verb: str, source: Path, target: Path, *options: str) -> tuple[float, float]:
     """Peak resident memory in MB, and seconds, of one command."""
-    command = [sys.executable, "-m", "vqcodec.cli", verb, str(source), str(target), "-m", model]
+    command = [sys.executable, "-m", "vqcodec.cli", verb, str(source), str(target), *options]
     start = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
     _, status, usage = os.wait4(process.pid, 0)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib", reason="needs the extra bench")
 
 from tests.bench_support import MODEL, Bar, measured, plan
-from tests.support import load_image, run_python, start, vqcodec
-from vqcodec import image, metrics
+from tests.support import GOLDENS, load_image, run_python, start, vqcodec
+from vqcodec import codec, image, metrics
 from vqcodec.bench import run, work
 from vqcodec.bench.peers import open_coder
 from vqcodec.bench.plan import parse_settings
 from vqcodec.bench.rows import Row, read_file
 from vqcodec.cli import main
 from vqcodec.errors import BenchError
+
+WRITTEN = str(GOLDENS[-1] / "model")
 
 
 @pytest.fixture
@@ -69,6 +72,20 @@ def test_rows_equal_what_the_command_line_produces(dataset: Path, tmp_path: Path
         assert (row.bytes, row.bpp, row.level_bytes) == (len(data), facts["bpp"], tuple(facts["sections"].values()))
         assert row.mse == metrics.mse(original, load_image(tmp_path / "a.png"))
         assert (row.process_encode_s is not None) == (row.image == "cat.png")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_rows_of_another_effort_say_so_and_are_not_mixed(dataset: Path) -> None:
+    """In process and as a whole command, whose file must have as many bytes."""
+    asked = replace(plan(dataset), codecs=("vqcodec",), settings={"vqcodec": (62.5,)}, model=WRITTEN, effort=7)
+    rows, failures, _ = measured(asked)
+    assert not failures
+    for row in rows:
+        assert row.bytes == len(codec.compress(load_image(dataset / row.image), row.setting, WRITTEN, effort=7))
+    assert sum(row.process_encode_s is not None for row in rows) == 1
+    assert read_file(asked.table)[0]["codecs"]["vqcodec"]["fixed"].endswith(", effort 7")
+    with pytest.raises(BenchError, match="another vqcodec"):
+        measured(replace(asked, effort=3, resume=True))
 
 
 @pytest.mark.usefixtures("no_report")

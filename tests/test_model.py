@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
-from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
 
-BY_LAYOUT = [(golden, name) for golden, layout in zip((GOLDENS[0], GOLDENS[-1]), LAYOUTS.values(), strict=True) for name in layout]
+BY_LAYOUT = [
+    (golden, name) for golden, layout in zip((GOLDENS[0], GOLDENS[2], GOLDENS[3]), LAYOUTS.values(), strict=True) for name in layout
+]
 
 
 @pytest.fixture
@@ -125,7 +127,10 @@ def test_damaged_file(golden: Path, name: str, damage: Callable[[bytes], bytes],
 def use(model: Model, name: str) -> object:
     """Opens the part that needs a file: parts open when they are first used."""
     transform = model.transform
-    return model.prior if name == PRIOR else ([encoder() for encoder in transform.encoders], transform.decoder(), transform.searches)
+    if name == PRIOR:
+        return model.prior
+    graphs = (*transform.encoders, transform.decoder, *([transform.improver] if transform.improver else []))
+    return [graph() for graph in graphs], transform.searches
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
@@ -139,14 +144,14 @@ def test_missing_tensor(golden: Path, name: str, tmp_path: Path) -> None:
         load_model(folder).encode(noise(40, 40), 50) if name == WEIGHTS else load_model(folder).prior
 
 
-@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in ENCODERS)])
+@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE))])
 def test_swapped_graphs(golden: Path, first: str, tmp_path: Path) -> None:
     folder = copied(golden, tmp_path)
     encode, decode = (folder / first).read_bytes(), (folder / DECODE).read_bytes()
     (folder / first).write_bytes(decode)
     (folder / DECODE).write_bytes(encode)
     with pytest.raises(ModelError):
-        load_model(folder).encode(noise(40, 40), 50)
+        load_model(folder).encode(noise(40, 40), 50, effort=9)
 
 
 @pytest.mark.parametrize(

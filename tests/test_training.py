@@ -15,7 +15,7 @@ import pytest
 from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import open_transform
+from vqcodec.model import IMPROVE, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
@@ -28,6 +28,7 @@ from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
 from vqcodec.training.export import export_model, export_transform  # noqa: E402
+from vqcodec.training.improve import wanted_latents  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes  # noqa: E402
@@ -35,7 +36,7 @@ from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
-from vqcodec.training.vqvae import VQVAE  # noqa: E402
+from vqcodec.training.vqvae import VQVAE, flat  # noqa: E402
 from vqcodec.transform import PATHS  # noqa: E402
 
 TINY = PRESETS["tiny"].config
@@ -383,6 +384,64 @@ def test_the_export_finds_the_codes_that_torch_finds(plain: bool) -> None:
         same = [(code_map == codes[0].numpy()).ravel() for code_map, codes in zip(found, expected, strict=True)]
         assert np.concatenate(same).mean() > 0.999  # sums in another order tip a choice at times
         assert len(np.unique(found.bottom)) > 4
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.4, 1.0])
+def test_the_wanted_latents_follow_the_gradient(quality: float) -> None:
+    """torch's own differentiation, of lambda times the squared error a pixel."""
+    torch.manual_seed(4)
+    transform = VQVAE(PRESETS["tiny"].config.transform).eval()
+    images, qualities = torch.rand(2, 3, 64, 96), torch.full((2,), quality)
+    with torch.no_grad():
+        for scale in transform.decoder.scales:
+            scale.log_scale.normal_(0, 0.3)
+        codes = transform.encode(images, qualities, 1)
+        state = transform.decoder.start.expand(2, -1, 2, 3)
+        for level in (0, 1):
+            state = transform.refined(level, codes[level], state, qualities)
+        wanted = wanted_latents(transform, images, codes[2], state, qualities)
+    gain = transform.gain(qualities)
+    values = (transform.looked_up(2, codes[2], gain) * gain).detach().requires_grad_()
+    last = transform.decoder.refine(2, state + transform.decoder.enter[2](values / gain), transform.anchors(qualities))
+    shown = transform.decoder.finish(last, values / gain, transform.anchors(qualities))
+    assert 0.01 < ((shown < 0) | (shown > 1)).float().mean() < 0.99  # the clamp has a say
+    error = shown + (shown.clamp(0, 1) - shown).detach() - images
+    weighed = (transform.lagrangian(qualities) * error.square().mean(1).sum((1, 2))).sum()
+    (gradient,) = torch.autograd.grad(weighed, values)
+    assert gradient.abs().max() > 0.1
+    torch.testing.assert_close(wanted, values.detach() - gradient / 2, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_the_export_improves_as_torch_does() -> None:
+    torch.manual_seed(5)
+    transform = VQVAE(PRESETS["tiny"].config.transform).eval()
+    image = torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8)
+    exported = export_transform(transform)
+    with torch.no_grad():
+        for name, parameter in transform.named_parameters():
+            parameter.copy_(torch.from_numpy(exported.weights[name].astype(np.float32)))  # in half precision, as they ship
+        quality = torch.tensor([0.5])
+        pixels = image.permute(2, 0, 1)[None].float() / 255
+        codes = transform.encode(pixels, quality, 1)
+        state = transform.refined(0, codes[0], transform.decoder.start.expand(1, -1, 2, 3), quality)
+        state = transform.refined(1, codes[1], state, quality)
+        wanted = flat(wanted_latents(transform, pixels, codes[2], state, quality))
+    opened = open_transform(transform.config, *exported)
+    known = {"image": image[None], "bottom_state": state, "quality": quality, "bottom": codes[2][0].int()}
+    assert opened.improver is not None
+    (found,) = opened.improver().run(None, {name: x.numpy() for name, x in known.items()})
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_a_model_without_an_improver_replaces_one_that_has_it(tmp_path: Path) -> None:
+    """The latents of a plain transform have no scale that a step could go by."""
+    config = PRESETS["tiny"].config
+    for plain in (False, True):
+        export_model(export_transform(VQVAE(config.transform, plain)), pixelcnn.PixelCNN(config), tmp_path, "either", {})
+        assert (tmp_path / IMPROVE).exists() is not plain
+        model = load_model(tmp_path)
+        assert (model.transform.improver is None) is plain
+        assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
 
 
 def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

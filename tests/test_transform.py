@@ -139,7 +139,20 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
     monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 19)
     monkeypatch.setattr(transform, "DECODE_PIXELS", 1 << 19)
     assert differing(whole, default_model.encode(image, 50)) < 1e-4
+    improved, in_tiles = image[:700, :800], default_model.encode(image[:700, :800], 50, effort=9)
+    monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 20)
+    assert differing(in_tiles, default_model.encode(improved, 50, effort=9)) < 1e-2
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
+
+
+def test_tiles_improve_as_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each improvement reaches farther than the one before; and they are there."""
+    model = load_model(GOLDENS[-1] / "model")
+    image = smooth(*SIZE)
+    whole = model.encode(image, 50, effort=9)
+    assert differing(whole, model.encode(image, 50, effort=5)) > 0.01
+    cut(monkeypatch)
+    assert differing(whole, model.encode(image, 50, effort=9)) <= 0.001
 
 
 @pytest.mark.parametrize("height", range(1, 71, 9))

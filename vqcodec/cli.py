@@ -42,7 +42,11 @@ def main() -> None:
 @click.option("--target-psnr", type=POSITIVE, callback=number, help="The smallest file with at least that PSNR in dB.")
 @click.option("--target-mse", type=POSITIVE, callback=number, help="The smallest file with at most that MSE.")
 @click.option(
-    "--effort", type=click.IntRange(0, 9), default=DEFAULT_EFFORT, show_default=True, help="How long to search: 0 is quick, 9 saves bits."
+    "--effort",
+    type=click.IntRange(0, 9),
+    default=DEFAULT_EFFORT,
+    show_default=True,
+    help="How long to search: 0 is quick, 9 takes seconds.",
 )
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL

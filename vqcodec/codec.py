@@ -39,7 +39,7 @@ def compress(
 
     The image is uint8 (H, W, 3) RGB, (H, W) or (H, W, 1) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha; alpha is kept
     losslessly, and dropped where all of it is opaque. The colours are sRGB unless `metadata` holds an ICC profile.
-    `quality` is any number from 0 to 100, higher is better; `effort` from 0 to 9 is how long the encoder searches for cheaper codes.
+    `quality` is any number from 0 to 100, higher is better; `effort` from 0 to 9 is how long the encoder searches for better codes.
     Raises `ImageError`, `LimitError` for more than `max_pixels` (which `decompress` would refuse), `ModelError` or `ValueError`.
     """
     opened = open_model(model)

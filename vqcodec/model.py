@@ -1,8 +1,9 @@
 """A model folder: configuration, transform and prior, and the identity that files carry.
 
-A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx` and
-`decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in half precision) and
-`prior.safetensors` (integers). In the first layout, which is read but no longer written, a single `encode.onnx` has the quantisers in it.
+A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx`,
+`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in half precision) and
+`prior.safetensors` (integers). The second layout, of plain transforms and older models, has no `improve.onnx`. In the first one, which is
+read but no longer written, a single `encode.onnx` has the quantisers in it.
 The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
 
@@ -34,10 +35,14 @@ from vqcodec.transform import PATHS, Image, Later, Transform
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
 ENCODERS = tuple(f"encode_{level}.onnx" for level in LEVELS)
-LAYOUTS = {1: (DECODE, ENCODE, PRIOR, WEIGHTS), 2: (DECODE, *ENCODERS, PRIOR, WEIGHTS)}  # runtime files by the card's format
-CARD_FORMAT = max(LAYOUTS)
+IMPROVE = "improve.onnx"
+LAYOUTS = {  # runtime files by the card's format
+    1: (DECODE, ENCODE, PRIOR, WEIGHTS),
+    2: (DECODE, *ENCODERS, PRIOR, WEIGHTS),
+    3: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),
+}
 LIMITS = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
-LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS), limits.MAX_GRAPH)
+LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS, IMPROVE), limits.MAX_GRAPH)
 
 
 def quality_steps(quality: float) -> int:
@@ -100,7 +105,9 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
         widths = config.widths[::-1]  # of the context: that of the decoder's state
         return [Search.from_tensors(weights, f"quantizers.{i}", level, widths[i]) for i, level in enumerate(config.levels)]
 
-    return Transform(config, encoders, searches if split else None, Later(partial(_session, DECODE, files, weights)))
+    decoder = Later(partial(_session, DECODE, files, weights))
+    improver = Later(partial(_session, IMPROVE, files, weights)) if IMPROVE in files else None
+    return Transform(config, encoders, searches if split else None, decoder, improver)
 
 
 def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]) -> Any:

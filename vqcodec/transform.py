@@ -3,13 +3,15 @@
 Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles, and what they take and
 give has names. One for each level's encoding: image (1, H, W, 3) uint8, quality (1,), the coarser levels' codes int32 (S, h, w) and what
 the graphs before it gave -> among others latents (h * w, D) and context (h * w, C), in which search.py finds the level's codes.
-`decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
+`improve.onnx`: image, quality, the bottom codes and the state from above -> wanted (h * w, D), where the bottom latents should go for the
+picture's error (training/improve.py). `decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
 
 In models of the first layout (model.py) one graph encodes, search and all: image, quality and paths (P,) -> all codes. It keeps P
 paths, whatever the values.
 
 A large image goes through in tiles with a halo, so that memory is bounded and inner tiles see what the whole image would have
-shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`).
+shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`). Only improvements (`IMPROVEMENTS`) see farther, each
+time by the decoder's reach there and back, and ever more faintly.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ from numpy.typing import NDArray
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
-from vqcodec.search import Search
+from vqcodec.search import Floats, Search
 
 Image = NDArray[np.uint8]
 
-PATHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)  # kept by the search for codes, by effort
+PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
+IMPROVEMENTS = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)  # how often the bottom latents are improved and searched again, by effort
+IMPROVEMENT = np.float32(0.25)  # of the way to the wanted latents each time; all of it leads astray (bench/LOG.md)
 
-ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20  # that go through the graphs in one piece, halos and all: about 0.5 GB of activations
+# that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.9 with improvements
+ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -128,14 +133,22 @@ class Transform:
     """The graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before.
 
     `encoders` are one for each level, and `searches` gives their quantisers; without, a single one gives the codes of all levels.
+    Without an `improver`, latents stay as they are.
     """
 
-    def __init__(self, config: TransformConfig, encoders: Sequence[Later], searches: Callable[[], Sequence[Search]] | None, decoder: Later):
-        self.config, self.encoders, self.searches, self.decoder = config, encoders, searches, decoder
+    def __init__(
+        self,
+        config: TransformConfig,
+        encoders: Sequence[Later],
+        searches: Callable[[], Sequence[Search]] | None,
+        decoder: Later,
+        improver: Later | None = None,
+    ):
+        self.config, self.encoders, self.searches, self.decoder, self.improver = config, encoders, searches, decoder, improver
         self.encode_halo, self.decode_halo = halos(config)
 
     def begin_encoding(self) -> None:
-        """Starts opening what encoding needs."""
+        """Starts opening what encoding needs at any effort."""
         for encoder in self.encoders:
             encoder.begin()
 
@@ -147,7 +160,7 @@ class Transform:
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
             if self.searches:
-                found = self._search(known, rows, columns, PATHS[effort], last)
+                found = self._search(known, rows, columns, effort, last)
             else:
                 known["paths"] = np.zeros(PATHS[effort], np.float32)
                 found = list(_run(self.encoders[0](), known, last).values())
@@ -156,23 +169,36 @@ class Transform:
                 code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
         return Codes(*maps)
 
-    def _search(self, known: dict[str, Any], rows: Span, columns: Span, paths: int, last: bool) -> list[CodeMap]:
-        """The codes of a tile, whose image and quality are `known`; at the bottom without the halo's, on which nothing depends."""
+    def _search(self, known: dict[str, Any], rows: Span, columns: Span, effort: int, last: bool) -> list[CodeMap]:
+        """The codes of a tile, whose image and quality are `known`.
+
+        At the bottom the halo is searched only where improvements follow, which depend on it.
+        """
         assert self.searches is not None
         found: list[CodeMap] = []
+        improvements = IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else 0
+        sparing = last or improvements > 0  # else the encoders would keep their memory while the improver takes as much again
         for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
-            known |= _run(encoder(), known, last)
+            known |= _run(encoder(), known, sparing)
             height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
-            inside = (_kept(rows, stride), _kept(columns, stride)) if name == LEVELS[-1] else (slice(height), slice(width))
-            try:
-                latents, context = (known[key].reshape(height, width, -1)[inside] for key in ("latents", "context"))
-                codes = search(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths)
-            except (KeyError, ValueError, AttributeError) as error:
-                raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
-            known[name] = np.zeros((len(codes), height, width), np.int32)
-            known[name][:, inside[0], inside[1]] = codes.reshape(-1, *latents.shape[:2])
+            inside = slice(height), slice(width)
+            if name == LEVELS[-1] and not improvements:
+                inside = _kept(rows, stride), _kept(columns, stride)
+            known[name] = np.zeros((self.config.levels[len(found)].stages, height, width), np.int32)
+            known[name][:, inside[0], inside[1]] = _codes(search, known, (height, width), inside, PATHS[effort])
             found.append(known[name])
+        for _ in range(improvements):
+            self._improve(known, effort, last)
         return found
+
+    def _improve(self, known: dict[str, Any], effort: int, last: bool) -> None:
+        """Moves the bottom latents that are `known` nearer to those wanted, and finds the bottom codes again, in place."""
+        assert self.searches is not None
+        assert self.improver is not None
+        wanted = _run(self.improver(), known, last).get("wanted")
+        known["latents"] = _improved(known["latents"], wanted)
+        codes, size = known[LEVELS[-1]], known[LEVELS[-1]].shape[1:]
+        codes[:] = _codes(self.searches()[-1], known, size, (slice(None), slice(None)), PATHS[effort])
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero)."""
@@ -195,6 +221,24 @@ class Transform:
                 check_codes(code_map, level, size)
         except (ValueError, AttributeError) as error:  # an output that is no array
             raise InvalidModelError(f"the model's encoder does not fit its configuration: {error}; export the model again") from error
+
+
+def _codes(search: Search, known: dict[str, Any], size: tuple[int, int], inside: tuple[slice, slice], paths: int) -> CodeMap:
+    """The codes (S, h, w) that a search finds `inside` a map of this size, whose latents and context are `known`."""
+    try:
+        latents, context = (known[key].reshape(*size, -1)[inside] for key in ("latents", "context"))
+        codes = search(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
+    return codes.reshape(-1, *latents.shape[:2])
+
+
+@np.errstate(all="ignore")  # a spoilt model's numbers may be none
+def _improved(latents: Floats, wanted: Any) -> Floats:
+    """Latents (n, D) a part of the way nearer to those `wanted`, which must be of that kind."""
+    if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
+        raise InvalidModelError("the model's improve.onnx gives no latents of the size of its encoder's; export the model again")
+    return latents + IMPROVEMENT * (wanted - latents)
 
 
 def _picture(found: list[Any], height: int, width: int) -> Image:

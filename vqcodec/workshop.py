@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vqcodec import console, files, limits
-from vqcodec.config import LEVELS
+from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.errors import VQCodecError
 from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shape
 
@@ -85,6 +85,7 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 @click.option("--codecs", default="vqcodec,jpeg,webp,avif,jpeg2000,jxl,heic", show_default=True, help="What to compare, by commas.")
 @click.option("--qualities", multiple=True, metavar="[CODEC=]N,N,...", help="Settings of vqcodec, or of CODEC; can be repeated.")
 @click.option("-m", "--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
+@click.option("--effort", type=click.IntRange(0, 9), default=DEFAULT_EFFORT, show_default=True, help="Of vqcodec's search, as in compress.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="bench-report", show_default=True, metavar="REPORT_DIR", help="Folder for it all."
 )

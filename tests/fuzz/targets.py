@@ -24,7 +24,7 @@ from vqcodec import bitstream, codec, container, image
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
 from vqcodec.layers import int64_product
-from vqcodec.model import CARD, DECODE, ENCODERS, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
 from vqcodec.prior import Prior
 
 MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
@@ -44,7 +44,7 @@ class Target(NamedTuple):
 def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDENS[-1] / "model")
-    _ = opened.prior, [part() for part in (*opened.transform.encoders, opened.transform.decoder)]
+    _ = opened.prior, [part() for part in (*opened.transform.encoders, opened.transform.improver, opened.transform.decoder) if part]
     return opened
 
 
@@ -128,7 +128,7 @@ def small_picture() -> Any:
 def with_file(name: str, data: bytes) -> Model:
     """The tiny model with one other file."""
     opened = load_model(SPLIT)
-    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in LAYOUTS[2]}, name: data})
+    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in LAYOUTS[3]}, name: data})
 
 
 def use_prior(data: bytes) -> None:
@@ -146,7 +146,7 @@ def use_weights(data: bytes) -> None:
     picture, codes = small_picture()
     opened = with_file(WEIGHTS, data)
     opened.decode(codes, 64, 64, 50)
-    opened.encode(picture, 50)
+    opened.encode(picture, 50, effort=7)
 
 
 def use_graph(data: bytes) -> None:
@@ -156,15 +156,15 @@ def use_graph(data: bytes) -> None:
         with_file(DECODE, data).decode(codes, 64, 64, 50)
         return
     first, second, third = ENCODERS
-    name = first if b"image" in data else second if b"middle_features" in data else third
-    with_file(name, data).encode(picture, 50)
+    name = IMPROVE if b"wanted" in data else first if b"image" in data else second if b"middle_features" in data else third
+    with_file(name, data).encode(picture, 50, effort=7)
 
 
 @cache
 def folder() -> Path:
     """A copy of the tiny model, to spoil its card."""
     made = Path(tempfile.mkdtemp(prefix="vqcodec-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    for name in (CARD, *LAYOUTS[2]):
+    for name in (CARD, *LAYOUTS[3]):
         (made / name).write_bytes(model_file(name))
     return made
 
@@ -226,6 +226,6 @@ TARGETS = {
         Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 7),
         Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 6),
         Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 1),
-        Target("graph", lambda: [model_file(name) for name in (*ENCODERS, DECODE)], use_graph, mutations.apply, 1),
+        Target("graph", lambda: [model_file(name) for name in (*ENCODERS, IMPROVE, DECODE)], use_graph, mutations.apply, 1),
     )
 }

@@ -1,9 +1,9 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v3/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v4/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
-append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout (vqcodec/model.py), and the priors
-of `v1` and `v2` code no lengths (vqcodec/prior.py): neither is written any more.
+append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout, `v2` and `v3` of the second
+(vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v3"
+FOLDER = HERE / "v4"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level
@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
         widths=(8, 8, 8, 8),
         encoder_depths=(1, 1, 1, 1),
         decoder_depths=(1, 1, 1, 1),
-        levels=(LevelConfig(1, 16, 4), LevelConfig(2, 16, 4), LevelConfig(3, 32, 4)),
+        levels=(LevelConfig(1, 16, 4, 0.5), LevelConfig(2, 16, 4), LevelConfig(3, 32, 4)),
         lambda_min=25.0,
         lambda_max=1600.0,
         anchors=3,

@@ -20,6 +20,7 @@ from PIL import features
 
 from vqcodec import __version__, codec
 from vqcodec.bench.machine import package_version, source
+from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.errors import BenchError, MissingLibraryError
 from vqcodec.image import read
 from vqcodec.model import load_model
@@ -46,13 +47,13 @@ class Coder:
     decompress: Callable[[bytes], Image]
 
 
-def open_coder(name: str, model: str) -> Coder:
-    """Opens a codec by its name; `model` is what `vqcodec` uses.
+def open_coder(name: str, model: str, effort: int = DEFAULT_EFFORT) -> Coder:
+    """Opens a codec by its name; `model` and `effort` are what `vqcodec` uses.
 
     Raises `MissingLibraryError` where its library is not installed and `BenchError` for an unknown name.
     """
     makers: dict[str, Callable[[], Coder]] = {
-        OURS: partial(_vqcodec, model),
+        OURS: partial(_vqcodec, model, effort),
         "jpeg": _jpeg,
         "webp": _webp,
         "avif": _avif,
@@ -65,16 +66,16 @@ def open_coder(name: str, model: str) -> Coder:
     return makers[name]()
 
 
-def _vqcodec(model: str) -> Coder:
+def _vqcodec(model: str, effort: int) -> Coder:
     opened = load_model(model)
 
     def compress(image: Image, setting: float) -> bytes:
-        return codec.compress(image, setting, opened)
+        return codec.compress(image, setting, opened, effort=effort)
 
     def decompress(data: bytes) -> Image:
         return codec.decompress(data, opened)
 
-    fixed = f"model {opened.name} ({opened.id.hex()})"
+    fixed = f"model {opened.name} ({opened.id.hex()})" + (f", effort {effort}" if effort != DEFAULT_EFFORT else "")
     parts = ", ".join(f"{name} {package_version(name)}" for name in ("numpy", "onnxruntime", "constriction"))
     library = f"vqcodec {__version__} (source {source()}, {parts})"
     return Coder(OURS, library, "quality", fixed, (0, 20, 40, 60, 80, 100), (0, 100), False, compress, decompress)

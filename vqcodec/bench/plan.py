@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqcodec.bench.peers import OURS
+from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.errors import BenchError
 from vqcodec.image import FORMATS
 
@@ -16,7 +17,7 @@ class Plan:
     """One bench. `settings` replaces a codec's default settings; `reference` is a table of published points.
 
     `pictures` are the photographs that the report shows; the dataset's own where it is None. `again` names codecs whose
-    earlier rows are dropped and measured anew.
+    earlier rows are dropped and measured anew. `effort` is that of vqcodec's search.
     """
 
     dataset: Path
@@ -30,6 +31,7 @@ class Plan:
     reference: Path | None = None
     pictures: Path | None = None
     again: tuple[str, ...] = ()
+    effort: int = DEFAULT_EFFORT
 
     @property
     def table(self) -> Path:

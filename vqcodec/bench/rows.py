@@ -108,14 +108,14 @@ def level_sizes(data: bytes) -> dict[str, int]:
     return {section.name: section.size for section in container.unpack(data).sections}
 
 
-def time_command(setting: float, path: Path, model: str, expected: int) -> tuple[float, float]:
+def time_command(setting: float, path: Path, model: str, effort: int, expected: int) -> tuple[float, float]:
     """Seconds of `vqcodec compress` and `vqcodec decompress` as whole processes.
 
     Raises `BenchError` where the command fails, or its file has not the `expected` number of bytes.
     """
     with tempfile.TemporaryDirectory(prefix="vqcodec-bench-") as folder:
         packed, restored = Path(folder, "a.vq"), Path(folder, "a.png")
-        encode_s = _time("compress", str(path), str(packed), "-q", repr(setting), "-m", model)
+        encode_s = _time("compress", str(path), str(packed), "-q", repr(setting), "-m", model, "--effort", str(effort))
         decode_s = _time("decompress", str(packed), str(restored), "-m", model)
         if packed.stat().st_size != expected:
             raise BenchError(f"vqcodec compress wrote {packed.stat().st_size} bytes and the bench {expected}: please report this")

@@ -57,7 +57,7 @@ def _open_all(plan: Plan, tell: Tell) -> list[Coder]:
     coders: list[Coder] = []
     for name in plan.codecs:
         try:
-            coder = open_coder(name, plan.model)
+            coder = open_coder(name, plan.model, plan.effort)
         except MissingLibraryError as error:
             tell(f"{name} is skipped: {error}")
             continue
@@ -99,7 +99,7 @@ def _begin(plan: Plan, head: dict[str, Any]) -> list[Row]:
 
 
 def _check_same(table: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuses to mix rows that another machine, library or model has measured."""
+    """Refuses to mix rows that another machine, library, model or effort has measured."""
     if differing := [key for key in ("machine", "dataset") if old.get(key) != new[key]]:
         raise BenchError(f"{table} was measured with another {' and '.join(differing)}; name another --out")
     both = [name for name in new["codecs"] if name in old["codecs"]]
@@ -112,7 +112,7 @@ def _check_same(table: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 def _tasks(plan: Plan, coders: list[Coder], pictures: dict[str, Path], done: set[tuple[str, float, str]]) -> list[Task]:
     first = next(iter(pictures))  # whole processes are timed on one picture: they mostly measure the start
     return [
-        Task(coder.name, plan.model, setting, name, path, coder.name == OURS and name == first)
+        Task(coder.name, plan.model, plan.effort, setting, name, path, coder.name == OURS and name == first)
         for coder in coders
         for setting in coder.settings
         for name, path in pictures.items()

@@ -26,6 +26,7 @@ class Task:
 
     codec: str
     model: str
+    effort: int
     setting: float
     name: str
     path: Path
@@ -60,20 +61,20 @@ def work(task: Task) -> Row | str:
     except Exception as error:  # peers' libraries raise whatever they stumble over
         return f"{task.codec} fails at {task.setting:g} on {task.name}: {error}"
     if task.timed:
-        encode_s, decode_s = time_command(task.setting, task.path, task.model, row.bytes)
+        encode_s, decode_s = time_command(task.setting, task.path, task.model, task.effort, row.bytes)
         row = replace(row, process_encode_s=encode_s, process_decode_s=decode_s)
     return row
 
 
 @cache
-def _opened(name: str, model: str) -> tuple[Coder, set[tuple[int, ...]]]:
+def _opened(name: str, model: str, effort: int) -> tuple[Coder, set[tuple[int, ...]]]:
     """A codec, and the shapes that this process has put through it."""
-    return open_coder(name, model), set()
+    return open_coder(name, model, effort), set()
 
 
 def _warm(task: Task, pixels: Image) -> Coder:
     """The task's codec after one untimed run on a picture of this shape."""
-    coder, seen = _opened(task.codec, task.model)
+    coder, seen = _opened(task.codec, task.model, task.effort)
     if pixels.shape not in seen:
         coder.decompress(coder.compress(pixels, task.setting))
         seen.add(pixels.shape)

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, CARD_FORMAT, DECODE, ENCODE, ENCODERS, PRIOR, WEIGHTS
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS
 from vqcodec.prior import Prior
+from vqcodec.training.improve import wanted_latents
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE, Found, flat
 
@@ -78,13 +79,23 @@ class EncodeMiddle(EncodeGraph):
 
 
 class EncodeBottom(EncodeGraph):
-    """middle int32 (S, h, w), state, bottom_features, direct, quality (1,) -> latents, context."""
+    """middle int32 (S, h, w), state, bottom_features, direct, quality (1,) -> latents, context, and the decoder's state."""
 
-    outputs = ("latents", "context")
+    outputs = ("latents", "context", "bottom_state")
 
     def forward(self, middle: Tensor, state: Tensor, bottom_features: Tensor, direct: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
         state = self.transform.refined(1, middle[None].long(), state, quality)
-        return self.quantised(2, Found(bottom_features, direct), state, quality)
+        return (*self.quantised(2, Found(bottom_features, direct), state, quality), state)
+
+
+class Improve(EncodeGraph):
+    """image, bottom int32 (S, h, w), bottom_state, quality (1,) -> where the bottom latents (n, D) should go (improve.py)."""
+
+    outputs = ("wanted",)
+
+    def forward(self, image: Tensor, bottom: Tensor, bottom_state: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+        pixels = image.permute(0, 3, 1, 2).float() / 255
+        return (flat(wanted_latents(self.transform, pixels, bottom[None].long(), bottom_state, quality)),)
 
 
 class DecodeGraph(nn.Module):
@@ -100,7 +111,7 @@ class DecodeGraph(nn.Module):
 
 
 def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
-    """Writes the model folder, replacing runtime files that are there; `card` is what else `model.json` should say."""
+    """Writes the model folder, replacing what is there of a model; `card` is what else `model.json` should say."""
     folder.mkdir(parents=True, exist_ok=True)
     integers = prior.export()
     Prior.from_tensors(integers, prior.config)  # refuses what the codec would refuse
@@ -111,12 +122,14 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
         save_file(transform.weights, made / WEIGHTS)
         save_file(integers, made / PRIOR)
         config: ModelConfig = prior.config
-        text = json.dumps({"format": CARD_FORMAT, "name": name, "config": config.to_json(), **card}, indent=2)
+        layout = next(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
+        text = json.dumps({"format": layout, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
         for path in made.iterdir():
             path.chmod(0o644)
             path.replace(folder / path.name)
-    (folder / ENCODE).unlink(missing_ok=True)  # of the first layout
+    for name in {name for names in LAYOUTS.values() for name in names} - {*LAYOUTS[layout]}:
+        (folder / name).unlink(missing_ok=True)
 
 
 def export_transform(transform: VQVAE) -> ExportedTransform:
@@ -140,7 +153,7 @@ def export_transform(transform: VQVAE) -> ExportedTransform:
 
 
 def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
-    """The encoder's graphs, with dynamic height and width."""
+    """The encoder's graphs, with dynamic height and width. Of a plain one without the improver, whose latents have no scale to go by."""
     config = transform.config
     rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
     factors = [ALIGNMENT // stride for stride in LEVEL_STRIDES]
@@ -150,12 +163,12 @@ def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
         (torch.zeros(lv.stages, *side, dtype=torch.int32), {1: f * rows, 2: f * columns})
         for lv, side, f in zip(config.levels, sides, factors, strict=True)
     ]
-    image = torch.zeros(1, 4 * ALIGNMENT, 5 * ALIGNMENT, 3, dtype=torch.uint8)
+    image, whole = torch.zeros(1, 4 * ALIGNMENT, 5 * ALIGNMENT, 3, dtype=torch.uint8), {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}
     middle_features, bottom_features = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.widths[1], *sides[2])
     state, direct = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.levels[2].dim, *sides[2])
     quality = (torch.zeros(1), None)
     inputs: list[tuple[EncodeGraph, dict[str, tuple[Tensor, Any]]]] = [
-        (EncodeTop(transform), {"image": (image, {1: ALIGNMENT * rows, 2: ALIGNMENT * columns}), "quality": quality}),
+        (EncodeTop(transform), {"image": (image, whole), "quality": quality}),
         (EncodeMiddle(transform), {"top": codes[0], "middle_features": (middle_features, middle), "quality": quality}),
         (
             EncodeBottom(transform),
@@ -167,10 +180,15 @@ def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
                 "quality": quality,
             },
         ),
+        (
+            Improve(transform),
+            {"image": (image, whole), "bottom": codes[2], "bottom_state": (torch.zeros_like(bottom_features), bottom), "quality": quality},
+        ),
     ]
     return {
         file: _export(module, tuple(x for x, _ in given.values()), {name: dims for name, (_, dims) in given.items()}, list(module.outputs))
-        for file, (module, given) in zip(ENCODERS, inputs, strict=True)
+        for file, (module, given) in zip((*ENCODERS, IMPROVE), inputs, strict=True)
+        if file != IMPROVE or not transform.plain
     }
 
 

@@ -233,7 +233,7 @@ class VQVAE(nn.Module):
 
     def refined(self, level: int, codes: Tensor, state: Tensor, quality: Tensor) -> Tensor:
         """The decoder's state once a level's codes (B, S, h, w) are known."""
-        entered = self.decoder.enter[level](self._looked_up(level, codes, self.gain(quality)))
+        entered = self.decoder.enter[level](self.looked_up(level, codes, self.gain(quality)))
         return self.decoder.refine(level, state + entered, self.anchors(quality))
 
     def encode(self, images: Tensor, quality: Tensor, paths: int) -> list[Tensor]:
@@ -261,11 +261,11 @@ class VQVAE(nn.Module):
         state = self.decoder.start.expand(batch, -1, height, width)
         latents = state
         for level in range(3):
-            latents = self._looked_up(level, codes[level], gain) * keep[level]
+            latents = self.looked_up(level, codes[level], gain) * keep[level]
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
         return self.decoder.finish(state, latents, anchors)
 
-    def _looked_up(self, level: int, codes: Tensor, gain: Tensor) -> Tensor:
+    def looked_up(self, level: int, codes: Tensor, gain: Tensor) -> Tensor:
         """Codes (B, S, h, w) -> latents (B, D, h, w)."""
         codebooks = self.quantizers[level].codebooks
         if not len(codebooks):
