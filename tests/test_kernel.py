@@ -125,7 +125,8 @@ def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
         sizes.append(len(data))
         psnrs.append(metrics.psnr(metrics.mse(image, codec.decompress(data))))
     first, *others = (np.concatenate([code_map.ravel() for code_map in codes]) for codes in found)
-    assert all((codes == first).mean() > 0.99 for codes in others)
+    assert (others[0] == first).mean() > 0.999
+    assert (others[1] == first).mean() > 0.99  # its products are of integers where the processor has them
     assert max(sizes) < 1.005 * min(sizes)
     assert max(psnrs) < min(psnrs) + 0.01
 
