@@ -106,10 +106,7 @@ def test_the_user_may_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_compiler
 @pytest.mark.weights
 def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
-    """Of the same codes; the codes of a photograph are the same but for choices that rounding tips, and as good.
-
-    A tipped choice at the top changes what the finer levels leave to code: all codes around it.
-    """
+    """Of the same codes; the codes of a photograph are the same but for choices that rounding tips, and as good."""
     assert kernel.library() is not None
     image, in_numpy = load_image(IMAGES / "coffee.png"), Prior(load_model().prior.levels)
     found: list[Codes] = []
@@ -125,8 +122,7 @@ def test_files_are_the_same_with_every_kernel(tmp_path: Path) -> None:
         sizes.append(len(data))
         psnrs.append(metrics.psnr(metrics.mse(image, codec.decompress(data))))
     first, *others = (np.concatenate([code_map.ravel() for code_map in codes]) for codes in found)
-    assert (others[0] == first).mean() > 0.999
-    assert (others[1] == first).mean() > 0.99  # its products are of integers where the processor has them
+    assert min((other == first).mean() for other in others) > 0.999
     assert max(sizes) < 1.005 * min(sizes)
     assert max(psnrs) < min(psnrs) + 0.01
 

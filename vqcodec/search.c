@@ -31,6 +31,7 @@ typedef struct {
 
 typedef struct {
     int64_t stages, size, dim, width; /* codes of a codebook, of the latents, of the context */
+    int64_t pairs;                    /* whether the matrices are integers */
     const stage *stage;
 } quantiser;
 
@@ -57,8 +58,7 @@ typedef struct {
 #define PRODUCT_ARGUMENTS \
     const float *x, int64_t count, int64_t inputs, const matrix *net, int64_t outputs, int16_t *pairs, float *units, float *out
 
-typedef int64_t search_function(const quantiser *, const float *, const float *, int64_t, int64_t, int32_t *, int64_t);
-static search_function *chosen;
+static int64_t takes_pairs;
 
 static inline int64_t whole(int64_t count) { return (count + PANEL - 1) / PANEL * PANEL; }
 
@@ -126,17 +126,17 @@ static int begin(const quantiser *net, const float *latents, const float *contex
 #define MASK(count) ((count) >= LANES ? (__mmask16)0xffff : (count) > 0 ? (__mmask16)((1u << (count)) - 1) : (__mmask16)0)
 #include "search.c"
 
-/* Whether there are vectors of 16: asked for by vqcodec_open, once it knows the processor. */
-void vqcodec_open_search(int64_t wide) { chosen = wide ? search_avx512 : search_avx2; }
+/* Whether there are vectors of 16: said by vqcodec_open, once it knows the processor. */
+void vqcodec_open_search(int64_t wide) { takes_pairs = wide; }
 
-/* Whether matrices are wanted as integers. */
-__attribute__((visibility("default"))) int64_t vqcodec_search_takes_pairs(void) { return chosen == search_avx512; }
+/* Whether matrices may be integers. */
+__attribute__((visibility("default"))) int64_t vqcodec_search_takes_pairs(void) { return takes_pairs; }
 
 /* Codes (stages, count), each stage's `pitch` apart, of latents (count, dim) and context (count, width); 0 where memory is short.
  * `codes` hold zeros before. */
 __attribute__((visibility("default"))) int64_t vqcodec_search(const quantiser *net, const float *latents, const float *context, int64_t count,
                                                               int64_t paths, int32_t *codes, int64_t pitch) {
-    return chosen(net, latents, context, count, paths, codes, pitch);
+    return (net->pairs ? search_avx512 : search_avx2)(net, latents, context, count, paths, codes, pitch);
 }
 
 #else

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PANEL = 32  # as in search.c
 UNREACHABLE = -1e30  # the logit of a code that only fills a panel
+LEAST_WEIGHT = 0.5  # where bits count less, distances count more in them, and products of integers would tip too many choices
 
 
 class _Matrix(ctypes.Structure):
@@ -32,7 +33,7 @@ class _Stage(ctypes.Structure):
 
 
 class _Quantiser(ctypes.Structure):
-    _fields_ = [*((name, ctypes.c_int64) for name in ("stages", "size", "dim", "width")), ("stage", ctypes.POINTER(_Stage))]
+    _fields_ = [*((name, ctypes.c_int64) for name in ("stages", "size", "dim", "width", "pairs")), ("stage", ctypes.POINTER(_Stage))]
 
 
 class CompiledSearch:
@@ -41,10 +42,11 @@ class CompiledSearch:
     def __init__(self, kernel: ctypes.CDLL, stages: list[Stage]):
         self.kept: list[NDArray[Any]] = []  # what the kernel has addresses of
         kernel.vqcodec_search_takes_pairs.restype = ctypes.c_int64
-        pack = self._pairs if kernel.vqcodec_search_takes_pairs() else self._floats
+        pairs = stages[0].rate_weight >= LEAST_WEIGHT and bool(kernel.vqcodec_search_takes_pairs())
+        pack = self._pairs if pairs else self._floats
         self.stages = (_Stage * len(stages))(*(self._stage(stage, pack) for stage in stages))
         size, dim = stages[0].codebook.shape
-        self.net = _Quantiser(len(stages), size, dim, stages[0].hidden.shape[1], self.stages)
+        self.net = _Quantiser(len(stages), size, dim, stages[0].hidden.shape[1], pairs, self.stages)
         self.search = kernel.vqcodec_search
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         self.search.argtypes = [ctypes.POINTER(_Quantiser), pointer, pointer, whole, whole, pointer, whole]
