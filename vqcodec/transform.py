@@ -35,8 +35,9 @@ PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by eff
 IMPROVEMENTS = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)  # how often the bottom latents are improved and searched again, by effort
 IMPROVEMENT = np.float32(0.25)  # of the way to the wanted latents each time; all of it leads astray (bench/LOG.md)
 
-# that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.9 with improvements
+# that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
+IMPROVED_SHARE = 3 / 4  # of these pixels where improvements follow, which take twice the memory
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -156,7 +157,8 @@ class Transform:
         """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes."""
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
-        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, ENCODE_PIXELS):
+        limit = int(ENCODE_PIXELS * IMPROVED_SHARE) if self._improvements(effort) else ENCODE_PIXELS
+        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, limit):
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
             if self.searches:
@@ -176,7 +178,7 @@ class Transform:
         """
         assert self.searches is not None
         found: list[CodeMap] = []
-        improvements = IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else 0
+        improvements = self._improvements(effort)
         sparing = last or improvements > 0  # else the encoders would keep their memory while the improver takes as much again
         for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
             known |= _run(encoder(), known, sparing)
@@ -190,6 +192,10 @@ class Transform:
         for _ in range(improvements):
             self._improve(known, effort, last)
         return found
+
+    def _improvements(self, effort: int) -> int:
+        """How often the bottom latents of a tile are improved."""
+        return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else 0
 
     def _improve(self, known: dict[str, Any], effort: int, last: bool) -> None:
         """Moves the bottom latents that are `known` nearer to those wanted, and finds the bottom codes again, in place."""
