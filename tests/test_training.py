@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -412,34 +413,34 @@ def test_the_wanted_latents_follow_the_gradient(quality: float) -> None:
     torch.testing.assert_close(wanted, values.detach() - gradient / 2, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
 
 
-def test_the_export_improves_as_torch_does() -> None:
+def test_the_export_improves_as_torch_does(small: tuple[VQVAE, pixelcnn.PixelCNN, Path]) -> None:
     torch.manual_seed(5)
-    transform = VQVAE(PRESETS["tiny"].config.transform).eval()
+    transform, _, folder = small
+    transform.eval()
     image = torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8)
-    exported = export_transform(transform)
     with torch.no_grad():
-        for name, parameter in transform.named_parameters():
-            parameter.copy_(torch.from_numpy(exported.weights[name].astype(np.float32)))  # in half precision, as they ship
         quality = torch.tensor([0.5])
         pixels = image.permute(2, 0, 1)[None].float() / 255
         codes = transform.encode(pixels, quality, 1)
         state = transform.refined(0, codes[0], transform.decoder.start.expand(1, -1, 2, 3), quality)
         state = transform.refined(1, codes[1], state, quality)
         wanted = flat(wanted_latents(transform, pixels, codes[2], state, quality))
-    opened = open_transform(transform.config, *exported)
+    improver = load_model(folder).transform.improver
     known = {"image": image[None], "bottom_state": state, "quality": quality, "bottom": codes[2][0].int()}
-    assert opened.improver is not None
-    (found,) = opened.improver().run(None, {name: x.numpy() for name, x in known.items()})
+    assert improver is not None
+    (found,) = improver().run(None, {name: x.numpy() for name, x in known.items()})
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3 * float(wanted.abs().max()))
 
 
-def test_a_model_without_an_improver_replaces_one_that_has_it(tmp_path: Path) -> None:
+def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:
     """The latents of a plain transform have no scale that a step could go by."""
-    config = PRESETS["tiny"].config
+    folder = tmp_path / "either"
+    shutil.copytree(small[2], folder)
     for plain in (False, True):
-        export_model(export_transform(VQVAE(config.transform, plain)), pixelcnn.PixelCNN(config), tmp_path, "either", {})
-        assert (tmp_path / IMPROVE).exists() is not plain
-        model = load_model(tmp_path)
+        if plain:
+            export_model(export_transform(VQVAE(TINY.transform, plain)), small[1], folder, "either", {})
+        assert (folder / IMPROVE).exists() is not plain
+        model = load_model(folder)
         assert (model.transform.improver is None) is plain
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
 
