@@ -14,4 +14,6 @@ environment.run(python, "-m", "ruff", "check", ".")
 environment.run(python, "-m", "ruff", "format", "--check", ".")
 environment.run(python, "-m", "mypy")
 environment.run(python.parent / "lint-imports")
-environment.run(python, "-m", "pytest", *sys.argv[1:])
+# a process for each processor, up to what their memory allows; one that runs out of tests takes some of another's
+spread = ("--numprocesses", "logical", "--maxprocesses", "4", "--dist", "worksteal")
+environment.run(python, "-m", "pytest", *spread, *sys.argv[1:])

@@ -7,6 +7,9 @@ from pathlib import Path
 
 # One BLAS thread, as the command line has it. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of pytest-xdist share the processors: a thread each, of torch and of the codec
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VQCODEC_THREADS", "1")
 
 import pytest
 from hypothesis import settings
