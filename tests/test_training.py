@@ -311,15 +311,15 @@ def test_a_training_starts_from_a_smaller_model(small: tuple[VQVAE, pixelcnn.Pix
     assert same.continued
     images, quality = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
     with torch.no_grad():
-        expected = transform.latents_for_start(images, quality, False)
-        found = same.average.latents_for_start(images, quality, False)
+        expected = transform.latents_for_start(images, quality)
+        found = same.average.latents_for_start(images, quality)
         assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(expected, found, strict=True))  # half precision
         assert torch.allclose(transform.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
     grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(*TINY.transform.levels[:2], LevelConfig(3, 64, 6)))
     more = TransformTrainer(grown, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert not more.continued  # its quantisers must start anew
     with torch.no_grad():
-        found = more.average.latents_for_start(images, quality, False)
+        found = more.average.latents_for_start(images, quality)
         assert all(torch.allclose(a, b[:, : a.shape[1]], atol=0.05) for a, b in zip(expected, found, strict=True))
     with pytest.raises(TrainingError, match="does not fit"):
         TransformTrainer(replace(TINY.transform, widths=(12, 16, 16, 8)), Schedule(10, FOREVER), CPU, start=weights)
@@ -351,6 +351,16 @@ def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(
     assert not any(codes[:, 2:].any() for codes in found.codes)
     trainer.prepare(sampler, 0.0)
     assert trainer.model.quantizers[2].codebooks[2:].abs().sum(-1).count_nonzero() == 2 * 63  # code 0 is zero
+    with torch.no_grad():
+        started = trainer.average(images, torch.tensor([0.2, 0.6]), 1.0, levels=3)
+    assert started.distance[2].sum() < expected.distance[2].sum()
+    context, total = torch.randn(20, 16), torch.randn(20, 4)
+    bottom_rates = trainer.model.quantizers[2]
+    with torch.no_grad():
+        last, *new = (bottom_rates.raw_logits(stage, bottom_rates.hidden[stage](context), total) for stage in (1, 2, 3))
+    for logits in new:  # they end positions as the last old one does, and know nothing else
+        assert torch.equal(logits[:, 0], last[:, 0])
+        assert torch.allclose(logits[:, 1:], last[:, 1:].mean(1, keepdim=True), atol=1e-5)
     for quantizer, old in zip(trainer.model.quantizers, transform.quantizers, strict=True):
         assert torch.allclose(quantizer.codebooks[: len(old.codebooks)], old.codebooks, atol=0.01)
     assert np.isfinite(trainer.train_step(images, 0.1)["loss"].item())

@@ -190,7 +190,7 @@ class PixelCNN(nn.Module):
             return False
         for name, part in self.parts():
             stored = tensors.get(name if isinstance(part, IntTable) else f"{name}.weight")
-            if isinstance(part, IntTable) or name.endswith((".mix", ".length.logits")):
+            if isinstance(part, IntTable) or name.endswith((".mix", ".logits")):  # symbols that were not start alike
                 part.weight.zero_()
             if stored is None:
                 continue

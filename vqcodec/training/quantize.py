@@ -20,6 +20,7 @@ from vqcodec.config import LevelConfig
 LOG2_E = 1.4426950408889634
 NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
 SURE = 8.0  # nats by which code 0 of a new stage stands out: another one costs 12 bits at first
+SHRINKAGE = 3  # positions' worth of zeros in each mean of the few positions that new stages start from
 SPREAD = 0.5  # deviation between split codes: closer ones would cost more bits than they save
 
 
@@ -151,9 +152,10 @@ class ResidualQuantizer(nn.Module):
     def kmeans_start(self, latents: Tensor, first: int = 0, iterations: int = 10) -> None:
         """Lloyd's algorithm stage after stage, from stage `first` on: latents (N, D), N >= K, or what the stages before leave.
 
-        Code 0 of every stage starts at zero.
+        Code 0 of every stage starts at zero. New stages after old ones start with the rate model of the last of these.
         """
         residual = latents.clone()
+        spread, shrinkage = (0.0, SHRINKAGE) if first else (SPREAD, 0)
         for stage in range(first, self.config.stages):
             codebook = residual[torch.randperm(len(residual), device=residual.device)[: self.config.codebook_size]]
             codebook[0] = 0
@@ -163,13 +165,23 @@ class ResidualQuantizer(nn.Module):
                 counts = torch.bincount(codes, minlength=len(codebook))
                 used = counts > 0
                 used[0] = False
-                codebook[used] = sums[used] / counts[used, None]
-            codebook[1:] += SPREAD * torch.randn_like(codebook[1:])  # finer codes than that are not worth their bits
+                codebook[used] = sums[used] / (counts[used, None] + shrinkage)
+            codebook[1:] += spread * torch.randn_like(codebook[1:])  # finer codes than that are not worth their bits
             self.codebooks[stage] = codebook
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(-1)]
+            if first:
+                self._rates_of_another(stage, first - 1)
         self.usage[first:] = 1.0
         if self.plain:
             self.sums.copy_(self.codebooks)
+
+    def _rates_of_another(self, stage: int, other: int) -> None:
+        """`stage` ends a position as `other` does; which code goes on is open."""
+        self.hidden[stage].load_state_dict(self.hidden[other].state_dict())
+        if other:
+            self.from_sum[stage - 1].load_state_dict(self.from_sum[other - 1].state_dict())
+        for to, of in zip(self.logits[stage].parameters(), self.logits[other].parameters(), strict=True):
+            to[0], to[1:] = of[0], of[1:].mean(0)
 
     @torch.no_grad()
     def silence(self, first: int) -> None:

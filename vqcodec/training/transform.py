@@ -28,6 +28,7 @@ WARMUP = 0.06  # fraction of the run with noise instead of quantisers
 RATE_END = 0.12  # fraction at which the rate term, from RATE_FIRST at the k-means start, has grown to 1
 RATE_FIRST = 0.3
 START_BATCHES = 12  # for the k-means start
+GROWTH_BATCHES = 40  # for that of new stages: few positions use all of the old ones
 COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
 WARMUP_DROP, DROP = 0.15, 0.05  # chance that a batch is decoded without its bottom level (half of them also without middle)
 COMMITMENT = 0.25  # weight of the VQ distance in a plain training (van den Oord et al. 2017, eq. 3)
@@ -87,7 +88,7 @@ class TransformTrainer:
     def prepare(self, draw: Callable[[int], Tensor], progress: float) -> None:
         """The k-means start after the warm-up, and from then on the splitting of dead codes."""
         if not self.started and (self.plain or self.continued or progress >= WARMUP):
-            self.kmeans_start([draw(-1 - index) for index in range(START_BATCHES)])
+            self.kmeans_start([draw(-1 - index) for index in range(GROWTH_BATCHES if self.continued else START_BATCHES)])
         elif self.started and not self.plain and progress < SPLIT_END and self.step % SPLIT_STEPS == SPLIT_STEPS - 1:
             for quantizer in self.model.quantizers:
                 quantizer.split_dead(0.02)
@@ -165,7 +166,7 @@ class TransformTrainer:
         for images in batches:
             # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
             quality = torch.linspace(0.5, 1, len(images), device=self.world.device)
-            found.append(self.model.latents_for_start(images, quality, self.continued))
+            found.append(self.model.latents_for_start(images, quality, self.kept))
         for quantizer, first, parts in zip(self.model.quantizers, self.kept, zip(*found, strict=True), strict=True):
             latents = torch.cat(parts)
             while len(latents) < 2 * quantizer.config.codebook_size:

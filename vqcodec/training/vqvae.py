@@ -13,6 +13,7 @@ through the deep one.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -211,19 +212,21 @@ class VQVAE(nn.Module):
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
         return result._replace(images=self.decoder.finish(state, latents, anchors).float())
 
-    def latents_for_start(self, images: Tensor, quality: Tensor, quantised: bool) -> list[Tensor]:
-        """Latents (N, D) of each level for the k-means start: where nothing is quantised, or what the quantisers leave of them."""
+    def latents_for_start(self, images: Tensor, quality: Tensor, kept: Sequence[int] = (0, 0, 0)) -> list[Tensor]:
+        """Latents (N, D) of each level for the k-means start: as they are, or what its `kept` stages leave where all are used."""
         anchors, gain = self.anchors(quality), self.gain(quality)
         found = self.encoder(images, anchors)
         state = self.decoder.start.expand_as(found[0].features)
         for_start: list[Tensor] = []
         for level, quantizer in enumerate(self.quantizers):
             latents = self._latents(level, found[level], state, gain)
-            values = latents * (quantizer.config.stages > 0)
-            if quantised:
-                taken = quantizer(flat(latents), flat(self.context[level](state, anchors)), 1.0).latents
-                values = taken.view(len(images), *latents.shape[2:], -1).permute(0, 3, 1, 2)
-            for_start.append(flat(latents - values if quantised else latents))
+            values, start = latents * (quantizer.config.stages > 0), flat(latents)
+            if kept[level]:
+                taken = quantizer(start, flat(self.context[level](state, anchors)), 1.0)
+                values = taken.latents.view(len(images), *latents.shape[2:], -1).permute(0, 3, 1, 2)
+                all_used = taken.codes[:, : kept[level]].all(1)
+                start = (start - taken.latents)[all_used if all_used.any() else slice(None)]
+            for_start.append(start)
             state = self.decoder.refine(level, state + self.decoder.enter[level](values / gain), anchors)
         return for_start
 
