@@ -154,7 +154,7 @@ def test_the_search_in_torch_finds_the_same(rate_weight: float) -> None:
         for name, parameter in quantiser.named_parameters():
             parameter.copy_(torch.from_numpy(made[f"q.{name}"].astype(np.float32)))
         for paths in (1, 4):
-            expected = quantiser.search(torch.from_numpy(latents), torch.from_numpy(context), 1.0, paths).T.numpy()
+            expected = quantiser.search(torch.from_numpy(latents), torch.from_numpy(context), 1.0, paths)[0].T.numpy()
             assert np.array_equal(Search.from_tensors(made, "q", level, WIDTH)(latents, context, paths), expected)
 
 
@@ -192,7 +192,7 @@ def test_a_level_without_stages_has_no_codes() -> None:
 @pytest.mark.parametrize("name", sorted(tensors()))
 def test_missing_and_misshapen_tensors_are_named(name: str) -> None:
     made = tensors()
-    for wrong in (None, made[name][..., :-1], made[name].astype(np.float32)):
+    for wrong in (None, made[name][..., :-1], made[name].astype(np.float64)):
         spoilt = {**made, name: wrong} if wrong is not None else {key: value for key, value in made.items() if key != name}
         with pytest.raises(InvalidModelError, match=name):
             Search.from_tensors(spoilt, "q", LEVEL, WIDTH)

@@ -21,6 +21,7 @@ LOG2_E = 1.4426950408889634
 NOISE_STD = 0.85  # sqrt(1 / (2 ln 2)): where a unit of squared error and a bit trade evenly at high rate
 SURE = 8.0  # nats by which code 0 of a new stage stands out: another one costs 12 bits at first
 SHRINKAGE = 3  # positions' worth of zeros in each mean of the few positions that new stages start from
+ROWS = 256  # products have a multiple of these, or a processor's library would prepare itself for each number of rows anew
 SPREAD = 0.5  # deviation between split codes: closer ones would cost more bits than they save
 
 
@@ -55,18 +56,22 @@ class ResidualQuantizer(nn.Module):
             hidden = hidden + self.from_sum[stage - 1](quantized)
         return self.logits[stage](F.leaky_relu(hidden, 0.1)).float()
 
+    @torch.compiler.disable  # type: ignore # how many positions go on is not known beforehand
     def forward(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int = 1) -> Quantized:
         """Quantises `latents` (N, D) under `context` (N, C); `rate_weight` 0 is nearest neighbour, 1 the full rate.
 
         `paths` are kept after every stage of the search (the M-algorithm); 1 is the greedy search.
         """
         with torch.no_grad():
-            codes = self.search(latents.detach(), context.detach(), rate_weight, paths)
+            codes, searched = self.search(latents.detach(), context.detach(), rate_weight, paths)
         total = torch.zeros_like(latents)  # sum of the chosen vectors, with gradient to the codebooks
         bits = latents.new_zeros(latents.shape[0])
         for stage in range(self.config.stages):
-            log_p = F.log_softmax(self.raw_logits(stage, self.hidden[stage](context), total.detach()), -1)
-            bits = bits - log_p.gather(1, codes[:, stage, None])[:, 0] * LOG2_E
+            longer = (searched > stage).nonzero()[:, 0]  # a position that has ended costs no more bits
+            here = _filled(longer)
+            logits = self.raw_logits(stage, self.hidden[stage](context[here]), total.detach()[here])
+            spent = F.cross_entropy(logits, codes[here, stage], reduction="none")[: len(longer)] * LOG2_E
+            bits = bits.index_add(0, longer, spent)
             total = total + F.embedding(codes[:, stage], self.codebooks[stage])
         if self.training:
             self._count(codes)
@@ -75,37 +80,36 @@ class ResidualQuantizer(nn.Module):
         distance = (latents - total).square().sum(-1)
         return Quantized(total + (latents - latents.detach()), codes, bits, distance)
 
-    def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> Tensor:
-        """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found: codes (N, S).
+    def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> tuple[Tensor, Tensor]:
+        """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found.
 
-        `rate_weight` comes on top of the level's own. A position ends where all its paths take code 0 (search.py).
+        Returns codes (N, S) and the number of stages searched (N,): a position ends where all its paths take code 0 (search.py).
+        `rate_weight` comes on top of the level's own.
         """
         size, count = self.config.codebook_size, len(latents)
         weight = rate_weight * self.config.rate_weight * LOG2_E
-        rows = torch.arange(count, device=latents.device)  # the position of each path; those of one stand together
+        found = torch.zeros(count, self.config.stages, dtype=torch.long, device=latents.device)
+        searched = found.new_zeros(count)
+        here = torch.arange(count, device=latents.device)  # the positions that have not ended; their paths stand together
         total, residual = torch.zeros_like(latents), latents
         cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
-        history = rows.new_zeros(count, 0)
-        found = rows.new_zeros(count, self.config.stages)
-        ended = torch.zeros(count, 1, dtype=torch.bool, device=latents.device)
+        history = here.new_zeros(count, 0)
         kept = 1
         for stage in range(self.config.stages):
-            logits = self.raw_logits(stage, self.hidden[stage](context).index_select(0, rows), total)
-            table = self._continued(stage, cost, residual, logits, weight).view(count, kept * size)
+            logits = self.raw_logits(stage, self.hidden[stage](context[here]).repeat_interleave(kept, 0), total)
+            table = self._continued(stage, cost, residual, logits, weight).view(len(here), kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False)
             which = best // size  # of the position's paths
-            path = (torch.arange(count, device=latents.device)[:, None] * kept + which).flatten()
-            codes = (best - which * size).flatten()
-            history = torch.cat([history.index_select(0, path), codes[:, None]], 1)
-            first = history.view(count, following, stage + 1)[:, 0]
-            found[:, : stage + 1] = torch.where(ended, found[:, : stage + 1], first)
-            ended |= (codes == 0).view(count, following).all(1, keepdim=True)
-            cost, rows = least.flatten(), rows.index_select(0, path)
-            total = total.index_select(0, path) + F.embedding(codes, self.codebooks[stage])
-            residual = latents.index_select(0, rows) - total
-            kept = following
-        return found
+            path, codes = torch.arange(len(here), device=here.device)[:, None] * kept + which, best - which * size
+            history = torch.cat([history[path], codes[..., None]], -1)
+            found[here, : stage + 1], searched[here] = history[:, 0], stage + 1
+            longer = _filled(codes.any(1).nonzero()[:, 0])
+            here, path, codes, cost, history = (x[longer] for x in (here, path, codes, least, history))
+            total = total[path.flatten()] + F.embedding(codes.flatten(), self.codebooks[stage])
+            residual = latents[here].repeat_interleave(following, 0) - total
+            cost, history, kept = cost.flatten(), history.flatten(0, 1), following
+        return found, searched
 
     def _continued(self, stage: int, cost: Tensor, residual: Tensor, logits: Tensor, weight: float | Tensor) -> Tensor:
         """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and bits by `logits` (N, K)."""
@@ -213,3 +217,8 @@ class ResidualQuantizer(nn.Module):
             usage[dead] = usage[parents]
             replaced += len(dead)
         return replaced
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Rows (M,), the last one again and again up to a multiple of `ROWS`."""
+    return torch.cat([rows, rows[-1:].expand(-len(rows) % ROWS)])

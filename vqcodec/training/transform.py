@@ -30,6 +30,7 @@ RATE_FIRST = 0.3
 START_BATCHES = 12  # for the k-means start
 GROWTH_BATCHES = 40  # for that of new stages: few positions use all of the old ones
 COOLDOWN = 0.4  # fraction of the run over which the learning rate falls to zero
+CONTINUED_COOLDOWN = 0.85  # that of a run from trained weights: what a high learning rate loses at first must be won back
 WARMUP_DROP, DROP = 0.15, 0.05  # chance that a batch is decoded without its bottom level (half of them also without middle)
 COMMITMENT = 0.25  # weight of the VQ distance in a plain training (van den Oord et al. 2017, eq. 3)
 SPLIT_STEPS = 200
@@ -38,11 +39,11 @@ CODEBOOK_BOOST = 10.0  # learning rate of the codebooks against that of the netw
 BALANCE = 0.35  # losses are divided by lambda**BALANCE: high qualities must not own the gradient
 
 
-def learning_rate_factor(progress: float) -> float:
-    """Constant, then a cosine to zero over the last `COOLDOWN`."""
-    if progress < 1 - COOLDOWN:
+def learning_rate_factor(progress: float, cooldown: float = COOLDOWN) -> float:
+    """Constant, then a cosine to zero over the last `cooldown`."""
+    if progress < 1 - cooldown:
         return min(1.0, progress / 0.005 + 0.02)
-    return 0.5 * (1 + math.cos(math.pi * (progress - 1 + COOLDOWN) / COOLDOWN))
+    return 0.5 * (1 + math.cos(math.pi * (progress - 1 + cooldown) / cooldown))
 
 
 def rate_ramp(progress: float) -> float:
@@ -110,7 +111,7 @@ class TransformTrainer:
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step + 7919 * self.world.rank)  # each process its own noise
         with self.world.autocast():
             loss, figures = self.loss(images, quality, rate_weight, noisy, levels)
-        factor = learning_rate_factor(progress)
+        factor = learning_rate_factor(progress, CONTINUED_COOLDOWN if self.continued else COOLDOWN)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * factor * group["boost"]
         self.optimizer.zero_grad(set_to_none=True)
