@@ -14,11 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
-from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, Model, load_model, restored
 
-BY_LAYOUT = [
-    (golden, name) for golden, layout in zip((GOLDENS[0], GOLDENS[2], GOLDENS[3]), LAYOUTS.values(), strict=True) for name in layout
-]
+BY_LAYOUT = [(golden, name) for golden, layout in zip((GOLDENS[0], *GOLDENS[2:]), LAYOUTS.values(), strict=True) for name in layout]
 
 
 @pytest.fixture
@@ -142,6 +140,37 @@ def test_missing_tensor(golden: Path, name: str, tmp_path: Path) -> None:
     save_file(tensors, folder / name)
     with pytest.raises(InvalidModelError):
         load_model(folder).encode(noise(40, 40), 50) if name == WEIGHTS else load_model(folder).prior
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors, name: tensors.pop(name + SCALE), "missing"),
+        (lambda tensors, name: tensors.update({name + SCALE: tensors[name + SCALE][1:]}), "one an output"),
+        (lambda tensors, name: tensors.update({name + SCALE: tensors[name + SCALE].astype(np.float16)}), "float16"),
+        (lambda tensors, name: tensors.update({name: tensors[name].astype(np.float32)}), "float32"),
+        (lambda tensors, name: tensors.update({name: tensors[name].astype(np.int16)}), "int16"),
+        (lambda tensors, name: tensors.update({name: np.array(1, np.int8)}), "one an output"),
+    ],
+)
+def test_weights_in_eight_bits_have_a_scale_for_each_output(
+    change: Callable[[dict[str, Any], str], object], said: str, tmp_path: Path
+) -> None:
+    folder = copied(GOLDENS[-1], tmp_path)
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors, "decoder.blocks.0.0.spatial.weight")
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(InvalidModelError, match=said):
+        load_model(folder).encode(noise(40, 40), 50)
+
+
+def test_weights_in_eight_bits_are_multiplied_by_their_scale() -> None:
+    stored = {"a": np.array([[-127, 1], [2, 0]], np.int8), f"a{SCALE}": np.array([0.5, 3], np.float32), "b": np.ones(2, np.float16)}
+    weights = restored(stored)
+    assert weights.keys() == {"a", "b"}
+    assert weights["a"].dtype == np.float32
+    assert weights["a"].tolist() == [[-63.5, 0.5], [6, 0]]
+    assert weights["b"] is stored["b"]
 
 
 @pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE))])

@@ -24,11 +24,12 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from PIL import Image as Pillow  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model, export_transform  # noqa: E402
+from vqcodec.training.export import export_model, export_transform, round_weights  # noqa: E402
 from vqcodec.training.improve import wanted_latents  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
@@ -71,7 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[VQVAE, pixelcnn.Pix
         for name, parameter in transform.named_parameters():
             if name.endswith(QUALITY_SCALES):
                 parameter.normal_(std=0.2)
-            parameter.copy_(parameter.half().float())  # as it is exported: other weights find other codes
+    round_weights(transform)  # as they are exported: other weights find other codes
     folder = tmp_path_factory.mktemp("small")
     export_model(export_transform(transform), prior, folder, "small", {})
     return transform, prior, folder
@@ -236,6 +237,31 @@ def test_the_quantiser_takes_the_cheaper_code_only_with_the_rate() -> None:
     assert quantizer(latents, context, 1.0).codes.item() == 0
 
 
+def test_a_position_that_has_ended_costs_no_more_bits() -> None:
+    """Alone and among others, whose number is no multiple of anything."""
+    torch.manual_seed(2)
+    quantizer = ResidualQuantizer(TINY.transform.levels[2], 8).eval()
+    with torch.no_grad():
+        quantizer.codebooks[:, 0] = 0
+        quantizer.logits[0].bias[0] = 6.0
+    latents, context = torch.randn(300, 4), torch.randn(300, 8)
+    found = quantizer(latents, context, 1.0)
+    ended = found.codes[:, 0] == 0
+    assert 0 < ended.sum() < 300
+    first, second = (
+        -LOG2_E
+        * F.log_softmax(quantizer.raw_logits(stage, quantizer.hidden[stage](context), total), -1).gather(1, found.codes[:, stage, None])
+        for stage, total in enumerate((torch.zeros(300, 4), quantizer.codebooks[0][found.codes[:, 0]]))
+    )
+    assert torch.allclose(found.bits, (first + second * ~ended[:, None])[:, 0], atol=1e-4)
+    for index in range(0, 300, 50):
+        alone = quantizer(latents[index : index + 1], context[index : index + 1], 1.0)
+        assert torch.equal(alone.codes[0], found.codes[index])
+        assert torch.allclose(alone.bits[0], found.bits[index], atol=1e-4)
+    found.bits.sum().backward()
+    assert torch.isfinite(quantizer.logits[1].weight.grad).all()
+
+
 def test_dead_codes_are_split_from_live_ones() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer(TINY.transform.levels[0], 8)
@@ -383,7 +409,7 @@ def test_the_export_finds_the_codes_that_torch_finds(plain: bool) -> None:
         for name, parameter in transform.named_parameters():
             if "posterior" in name:
                 parameter.mul_(4)
-            parameter.copy_(parameter.half().float())
+    round_weights(transform)
     image = load_image(IMAGES / "astronaut.png")[40:168, 60:220]
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     runtime = open_transform(transform.config, *export_transform(transform))

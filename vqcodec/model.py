@@ -1,8 +1,9 @@
 """A model folder: configuration, transform and prior, and the identity that files carry.
 
 A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx`,
-`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in half precision) and
-`prior.safetensors` (integers). The second layout, of plain transforms and older models, has no `improve.onnx`. In the first one, which is
+`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in eight bits with a
+scale for each output, or in half precision) and `prior.safetensors` (integers). In the third layout, no longer written, all weights are in
+half precision, and in the second, of plain transforms and older models, there is no `improve.onnx` either. In the first one, which is
 read but no longer written, a single `encode.onnx` has the quantisers in it.
 The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
@@ -40,7 +41,9 @@ LAYOUTS = {  # runtime files by the card's format
     1: (DECODE, ENCODE, PRIOR, WEIGHTS),
     2: (DECODE, *ENCODERS, PRIOR, WEIGHTS),
     3: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),
+    4: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),  # with weights in eight bits
 }
+SCALE = ".scale"  # after the name of weights in eight bits: what they are multiplied with
 LIMITS = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
 LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS, IMPROVE), limits.MAX_GRAPH)
 
@@ -96,8 +99,11 @@ class Model:
 
 
 def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]) -> Transform:
-    """The transform of graphs among `files` and weights, as they are in a folder; they are opened, and looked at, when they are used."""
-    split = ENCODE not in files
+    """The transform of graphs among `files` and weights, as they are in a folder; graphs are opened, and looked at, when they are used.
+
+    Raises `InvalidModelError` for weights in eight bits that have no scales.
+    """
+    split, weights = ENCODE not in files, restored(weights)
     encoders = [Later(partial(_session, name, files, weights)) for name in (ENCODERS if split else (ENCODE,))]
 
     @lru_cache(maxsize=1)
@@ -108,6 +114,26 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
     decoder = Later(partial(_session, DECODE, files, weights))
     improver = Later(partial(_session, IMPROVE, files, weights)) if IMPROVE in files else None
     return Transform(config, encoders, searches if split else None, decoder, improver)
+
+
+@np.errstate(all="ignore")  # a spoilt model's numbers may be none
+def restored(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Weights as they count: those in eight bits (O, ...) times their scales (O,), in float32, and those in half precision as they are.
+
+    Raises `InvalidModelError` for another type, and where a scale is missing or does not fit.
+    """
+    weights = {name: tensor for name, tensor in stored.items() if not name.endswith(SCALE)}
+    for name, tensor in weights.items():
+        if tensor.dtype == np.float16:
+            continue
+        if tensor.dtype != np.int8:
+            raise InvalidModelError(f"the model's {name} is {tensor.dtype} instead of float16 or int8; export the model again")
+        scale = stored.get(name + SCALE)
+        if not tensor.ndim or scale is None or scale.dtype != np.float32 or scale.shape != tensor.shape[:1]:
+            found = "missing" if scale is None else f"{scale.dtype} {scale.shape}"
+            raise InvalidModelError(f"the scale of the model's {name} is {found} instead of float32, one an output; export the model again")
+        weights[name] = tensor * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+    return weights
 
 
 def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]) -> Any:

@@ -73,9 +73,9 @@ class Search:
 
         def take(name: str, *shape: int) -> Floats:
             tensor = tensors.get(f"{prefix}.{name}")
-            if tensor is None or tensor.shape != shape or tensor.dtype != np.float16:
+            if tensor is None or tensor.shape != shape or tensor.dtype not in (np.float16, np.float32):
                 found = "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
-                raise InvalidModelError(f"the model's {prefix}.{name} is {found} instead of float16 {shape}; export the model again")
+                raise InvalidModelError(f"the model's {prefix}.{name} is {found} instead of floats {shape}; export the model again")
             return tensor.astype(np.float32)
 
         def linear(name: str, inputs: int, outputs: int) -> Floats:

@@ -1,7 +1,8 @@
-"""Torch models to a model folder: ONNX graphs, the weights once in half precision, the integer prior, the card.
+"""Torch models to a model folder: ONNX graphs, the weights once in few bits, the integer prior, the card.
 
 The graphs hold no weights: their large initialisers become external ones under the names that the torch model has for them, and
-`transform.safetensors` holds all of its parameters once, as float16. They are made float32 again when the model is opened.
+`transform.safetensors` holds all of its parameters once: most as int8 with a scale for each output, the others as float16. They are made
+float32 again when the model is opened.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, restored
 from vqcodec.prior import Prior
 from vqcodec.training.improve import wanted_latents
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE, Found, flat
 
 OPSET = 18
+# Weights in eight bits: those of the deep layers and of the rate models, where that costs nothing that shows (bench/LOG.md). What stands
+# next to the pixels or is a codebook has sixteen.
+IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.")
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
 
@@ -39,7 +43,7 @@ class ExportedTransform(NamedTuple):
     """A transform as a folder holds it: the graphs by the names of their files, and the weights."""
 
     graphs: dict[str, bytes]
-    weights: dict[str, NDArray[np.float16]]
+    weights: dict[str, NDArray[Any]]
 
 
 class EncodeGraph(nn.Module):
@@ -122,7 +126,7 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
         save_file(transform.weights, made / WEIGHTS)
         save_file(integers, made / PRIOR)
         config: ModelConfig = prior.config
-        layout = next(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
+        layout = max(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
         text = json.dumps({"format": layout, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
         for path in made.iterdir():
@@ -133,23 +137,49 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
 
 
 def export_transform(transform: VQVAE) -> ExportedTransform:
-    """Makes the graphs, which takes seconds, and halves the weights.
+    """Makes the graphs, which takes seconds, and the weights in few bits; those of a plain transform all in sixteen.
 
-    Raises `TrainingError` for weights that half precision cannot hold.
+    Raises `TrainingError` for weights that they cannot hold.
     """
     transform = copy.deepcopy(transform).float().cpu().eval().to(memory_format=torch.contiguous_format)
-    weights: dict[str, NDArray[np.float16]] = {}
-    for name, parameter in transform.named_parameters():
-        if transform.plain and ".logits." in name:
-            parameter.data.zero_()  # all codes as likely, so that the search takes the nearest
-        stored = np.ascontiguousarray(parameter.detach().half().numpy())
-        if not np.isfinite(stored).all():
-            raise TrainingError(f"the weights of {name} cannot be exported: they are not finite in half precision")
-        weights[name] = stored
+    weights = round_weights(transform)
+    values = restored(weights)
     models = encode_graphs(transform) | {DECODE: decode_graph(transform)}
     for model in models.values():
-        externalise(model, weights)
+        externalise(model, values)
     return ExportedTransform({file: model.SerializeToString() for file, model in models.items()}, weights)
+
+
+@torch.no_grad()
+def round_weights(transform: VQVAE) -> dict[str, NDArray[Any]]:
+    """The parameters as they are stored; those of `transform`, in float32, become what is read from that."""
+    weights: dict[str, NDArray[Any]] = {}
+    for name, parameter in transform.named_parameters():
+        if transform.plain and ".logits." in name:
+            parameter.zero_()  # all codes as likely, so that the search takes the nearest
+        fine = transform.plain or parameter.dim() < 2 or not any(part in name for part in IN_EIGHT_BITS)
+        stored = in_sixteen_bits(name, parameter) if fine else in_eight_bits(name, parameter)
+        parameter.copy_(torch.from_numpy(restored(stored)[name]))
+        weights |= stored
+    return weights
+
+
+def in_sixteen_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
+    """A parameter as float16 under its name; raises `TrainingError` where its numbers are too large, or none."""
+    stored = np.ascontiguousarray(parameter.half().numpy())
+    if not np.isfinite(stored).all():
+        raise TrainingError(f"the weights of {name} cannot be exported: they are not finite in half precision")
+    return {name: stored}
+
+
+def in_eight_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
+    """A parameter (O, ...) as int8, and its scale (O,) in float32; raises `TrainingError` for numbers that are none."""
+    largest = parameter.flatten(1).abs().amax(1)
+    if not largest.isfinite().all():
+        raise TrainingError(f"the weights of {name} cannot be exported: they are not finite")
+    scale = torch.where(largest > 0, largest / 127, 1.0)
+    stored = (parameter / scale.view(-1, *[1] * (parameter.dim() - 1))).round().to(torch.int8)
+    return {name: np.ascontiguousarray(stored.numpy()), name + SCALE: scale.numpy()}
 
 
 def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
@@ -213,7 +243,7 @@ def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, An
     return optimizer.optimize(program.model_proto, input_size_limit=SMALL, output_size_limit=SMALL)
 
 
-def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float16]]) -> None:
+def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> None:
     """Turns the graph's float initialisers into references to `weights`, and removes what else it need not say."""
     kept: list[TensorProto] = []
     renamed: dict[str, str] = {}
@@ -223,7 +253,7 @@ def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float16
             kept.append(tensor)
             continue
         name = tensor.name.removeprefix("transform.")
-        assert np.array_equal(weights[name], values.astype(np.float16)), name
+        assert np.array_equal(weights[name], values), name
         reference = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=values.shape, data_location=TensorProto.EXTERNAL)
         reference.external_data.add(key="location", value=WEIGHTS)
         kept.append(reference)

@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vqcodec.config import ModelConfig, TransformConfig
 from vqcodec.errors import TrainingError, VQCodecError
-from vqcodec.model import PRIOR, WEIGHTS, load_model
+from vqcodec.model import PRIOR, WEIGHTS, load_model, restored
 from vqcodec.training.pixelcnn import Tensors
 from vqcodec.training.vqvae import VQVAE
 
@@ -33,7 +32,7 @@ def exported_weights(folder: Path, config: TransformConfig) -> dict[str, Tensor]
     Raises `TrainingError` where there is none.
     """
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        weights = {name: torch.from_numpy(tensor).float() for name, tensor in restored(load_numpy(folder / WEIGHTS)).items()}
         old = load_model(folder.resolve()).config.transform  # a bare name would be that of a shipped model
         moved = torch.from_numpy(anchors_moved(old, config, old.anchors, config.anchors))
         return {name: moved @ tensor if name.endswith(QUALITY_SCALES) else tensor for name, tensor in weights.items()}
