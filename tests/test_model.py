@@ -68,7 +68,7 @@ def test_wrong_card(folder: Path, text: str) -> None:
         lambda config: config["prior"].update(context_blocks=7),
         lambda config: config["transform"].update(surplus=1),
         lambda config: config["transform"]["levels"].pop(),
-        lambda config: config["transform"]["levels"][0].update(stages=17),
+        lambda config: config["transform"]["levels"][0].update(stages=33),
         lambda config: config["transform"]["levels"][2].update(codebook_size=1),
         lambda config: config["transform"]["levels"][1].update(surplus=1),
         lambda config: config["transform"]["levels"][1].pop("dim"),

@@ -341,7 +341,8 @@ def test_a_training_starts_from_a_smaller_model(small: tuple[VQVAE, pixelcnn.Pix
         found = same.average.latents_for_start(images, quality)
         assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(expected, found, strict=True))  # half precision
         assert torch.allclose(transform.quantizers[2].codebooks, same.average.quantizers[2].codebooks, atol=0.01)
-    grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(*TINY.transform.levels[:2], LevelConfig(3, 64, 6)))
+    top, middle, bottom = TINY.transform.levels
+    grown = replace(TINY.transform, decoder_depths=(2, 1, 2, 1), levels=(top, replace(middle, dim=6), replace(bottom, stages=3)))
     more = TransformTrainer(grown, Schedule(10, FOREVER, seed=5), CPU, start=weights)
     assert not more.continued  # its quantisers must start anew
     with torch.no_grad():
@@ -397,6 +398,34 @@ def test_a_training_goes_on_with_more_stages_and_another_range_of_qualities(
     old_table, table = (net.levels[2].quality.integers() for net in (prior, going_on.average))
     assert torch.equal(old_table, table[:3])
     assert torch.equal(table[2], table[3])
+
+
+def test_new_bottom_latents_hold_what_the_model_leaves(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], photographs: Path) -> None:
+    transform, _, folder = small
+    *coarser, bottom = TINY.transform.levels
+    wider = replace(TINY.transform, levels=(*coarser, replace(bottom, stages=3, dim=10)))
+    schedule = Schedule(40, FOREVER, batch=2, crop=96)
+    sampler = CropSampler(load_images(photographs, 96, lambda _: None), schedule, CPU)
+    trainer = TransformTrainer(wider, schedule, CPU, start=exported_weights(folder, wider))
+    assert trainer.continued
+    assert not trainer.started
+    images, quality = sampler(0), torch.tensor([0.6, 0.9])
+    with torch.no_grad():
+        expected, found = (model(images, quality, 1.0) for model in (transform, trainer.average))
+    assert (expected.images - found.images).abs().max() < 1e-3
+    assert not any(
+        level.codebooks[: len(old.codebooks), :, 4:].any()
+        for level, old in zip(trainer.model.quantizers, transform.quantizers, strict=True)
+    )
+    trainer.prepare(sampler, 0.0)
+    there, back = trainer.model.encoder.direct.weight[4:], trainer.model.decoder.direct.weight[:, 4:]
+    with torch.no_grad():
+        new = F.conv2d(images - 0.5, there, stride=8, padding=8)
+        better = found.images + F.pixel_shuffle(F.conv2d(new, back, padding=1), 8)
+    before, after = ((shown - images).square().mean().item() for shown in (found.images, better))
+    assert after < 0.75 * before  # an untrained model leaves much, and six latents of 192 take the most of it
+    assert trainer.model.quantizers[2].codebooks[2, 1:, 4:].abs().sum(-1).all()
+    assert np.isfinite(trainer.train_step(images, 0.1)["loss"].item())
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -17,7 +17,7 @@ LEVEL_STRIDES = (32, 16, 8)  # pixels per code along each side
 ALIGNMENT = 32  # pixels: images are padded to a multiple of the top level's stride
 QUALITY_STEPS = 10_000  # quality 0..100 is stored in hundredths
 DEFAULT_EFFORT = 3  # of the search for codes, 0..9
-MAX_STAGES = 16
+MAX_STAGES = 32
 MAX_CODEBOOK_SIZE = 4096
 MIN_RATE_WEIGHT = 0.01
 

@@ -61,7 +61,7 @@ class IntLayer(nn.Module):
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """x (B, h, w, I), extra (B, h, w, E) joined at the position itself -> rounded (B, h, w, O), not clamped."""
-        return rounded(self.unrounded(x, extra).float())
+        return rounded(self.unrounded(x, extra))
 
     def unrounded(self, x: Tensor, extra: Tensor | None = None, unit: float = 1.0) -> Tensor:
         """What `forward` rounds, times `unit`: exact for powers of two, since only the scale of every sum changes."""
@@ -100,8 +100,11 @@ class IntTable(nn.Module):
 
 
 def clamped(x: Tensor, low: int = -ACTIVATION_MAX) -> Tensor:
-    """Clamps to [low, 127], passing the gradient on inside."""
-    return x.clamp(low, ACTIVATION_MAX)
+    """Clamps integers to [low, 127], passing the gradient on inside; under autocast they are bfloat16, which holds integers up to 256."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    return F.hardtanh(x, low, ACTIVATION_MAX)  # as clamp does, but its gradient takes one pass and not four
 
 
 class IntBlock(nn.Module):

@@ -22,6 +22,7 @@ from vqcodec.config import LEVELS, QUALITY_STEPS, ModelConfig
 from vqcodec.entropy import LOGIT_STEPS
 from vqcodec.layers import ACTIVATION_MAX
 from vqcodec.training.intlayers import MIX_SHIFT, SPATIAL_SHIFT, IntBlock, IntLayer, IntTable, clamped, rounded
+from vqcodec.training.quantize import filled
 
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
 NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
@@ -103,12 +104,14 @@ class LevelNet(nn.Module):
         found = [Symbols(here, self._logits(self.length_hidden, self.length_logits, x, around), lengths)]
         x = clamped(x + F.embedding(lengths, self.length_embed.integers()))
         zero = torch.arange(self.level.codebook_size, device=x.device) == 0
+        count = len(here)
         for stage in range(len(symbols)):
-            longer = (lengths > stage).nonzero()[:, 0]
-            here, x, around, lengths = here[longer], x[longer], around[longer], lengths[longer]
+            longer = (lengths[:count] > stage).nonzero()[:, 0]
+            rows, count = filled(longer), len(longer)
+            here, x, around, lengths = here[rows], x[rows], around[rows], lengths[rows]
             logits, chosen = self._logits(self.hidden[stage], self.logits[stage], x, around), symbols[stage, here]
             impossible = (lengths == stage + 1)[:, None] & zero  # a last code that were 0 would not be the last
-            found.append(Symbols(here, logits.masked_fill(impossible, IMPOSSIBLE), chosen))
+            found.append(Symbols(here[:count], logits.masked_fill(impossible, IMPOSSIBLE)[:count], chosen[:count]))
             if stage < len(symbols) - 1:
                 x = clamped(x + F.embedding(chosen, self.head_embed[stage].integers()))
         return found

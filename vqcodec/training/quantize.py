@@ -68,7 +68,7 @@ class ResidualQuantizer(nn.Module):
         bits = latents.new_zeros(latents.shape[0])
         for stage in range(self.config.stages):
             longer = (searched > stage).nonzero()[:, 0]  # a position that has ended costs no more bits
-            here = _filled(longer)
+            here = filled(longer)
             logits = self.raw_logits(stage, self.hidden[stage](context[here]), total.detach()[here])
             spent = F.cross_entropy(logits, codes[here, stage], reduction="none")[: len(longer)] * LOG2_E
             bits = bits.index_add(0, longer, spent)
@@ -104,7 +104,7 @@ class ResidualQuantizer(nn.Module):
             path, codes = torch.arange(len(here), device=here.device)[:, None] * kept + which, best - which * size
             history = torch.cat([history[path], codes[..., None]], -1)
             found[here, : stage + 1], searched[here] = history[:, 0], stage + 1
-            longer = _filled(codes.any(1).nonzero()[:, 0])
+            longer = filled(codes.any(1).nonzero()[:, 0])
             here, path, codes, cost, history = (x[longer] for x in (here, path, codes, least, history))
             total = total[path.flatten()] + F.embedding(codes.flatten(), self.codebooks[stage])
             residual = latents[here].repeat_interleave(following, 0) - total
@@ -219,6 +219,6 @@ class ResidualQuantizer(nn.Module):
         return replaced
 
 
-def _filled(rows: Tensor) -> Tensor:
-    """Rows (M,), the last one again and again up to a multiple of `ROWS`."""
+def filled(rows: Tensor) -> Tensor:
+    """Indices of rows (M,), the last one again and again up to a multiple of `ROWS`."""
     return torch.cat([rows, rows[-1:].expand(-len(rows) % ROWS)])

@@ -1,13 +1,15 @@
 """Starts a training from a model that ships: its weights, in a network that may have grown since.
 
-What grew starts so that the function is that of the smaller network: new blocks add nothing and new latent dimensions
+What grew starts so that the function is that of the smaller network: new blocks add nothing and new latents
 reach nothing yet (function-preserving growth: Chen, Goodfellow and Shlens 2016, Net2Net). New stages of a quantiser get their codes
-from what the old ones leave (transform.py). With another range of qualities the network does at each anchor what it did at that Lagrangian.
+from what the old ones leave (transform.py), and new bottom latents hold what a regression finds of it in the pixels. With another range
+of qualities the network does at each anchor what it did at that Lagrangian.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
 from torch import Tensor
+from torch.nn import functional as F
 
 from vqcodec.config import ModelConfig, TransformConfig
 from vqcodec.errors import TrainingError, VQCodecError
 from vqcodec.model import PRIOR, WEIGHTS, load_model, restored
 from vqcodec.training.pixelcnn import Tensors
-from vqcodec.training.vqvae import VQVAE
+from vqcodec.training.vqvae import BLOCK, LAMBDA_UNIT, VQVAE, flat
 
+BOTTOM = 2  # the index of the level
+RIDGE = 1e-4  # of the regression, in mean squares of a pixel: neighbouring pixels are nearly the same
 QUALITY_SCALES = (".log_scale", ".shift")  # the parameters of vqvae.QualityScale
 
 
@@ -66,19 +71,20 @@ def anchors_moved(old: TransformConfig, new: TransformConfig, stored: int, ancho
 def start_from(model: VQVAE, weights: dict[str, Tensor]) -> list[int]:
     """Copies `weights` into `model`, which may be deeper and have other quantisers; returns the stages that came along, for each level.
 
-    Quantisers with codebooks of another shape start anew, and then all of them: a warm-up and a k-means start must follow.
+    Codes may also get more dimensions, in which old ones are zero; at the bottom `start_latents` must follow. Quantisers with other
+    numbers of codes, or with new dimensions at other levels, start anew, and then all of them: a warm-up and a k-means start must follow.
     Raises `TrainingError` where the model is smaller than the weights, or other than them.
     """
     kept: list[int] = []
     for level, quantizer in enumerate(model.quantizers):
         stored = weights.get(f"quantizers.{level}.codebooks")
-        fits = stored is not None and stored.shape[1:] == quantizer.codebooks.shape[1:] and len(stored) <= len(quantizer.codebooks)
-        kept.append(len(stored) if stored is not None and fits else 0)
+        kept.append(0 if stored is None or not _continues(stored, quantizer.codebooks, level == BOTTOM) else len(stored))
     if any(stages == 0 < quantizer.config.stages for stages, quantizer in zip(kept, model.quantizers, strict=True)):
         kept = [0] * len(kept)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if (name not in weights and ".mix." in name) or any(part in name for part in (".enter.", ".direct.")):
+        grows = any(kept) and name in weights and any(part in name for part in (".codebooks", ".from_sum.", f"posterior.{BOTTOM}."))
+        if grows or (name not in weights and ".mix." in name) or any(part in name for part in (".enter.", ".direct.")):
             parameter.zero_()
     for name, stored in weights.items():
         if name.startswith("quantizers.") and not any(kept):
@@ -94,3 +100,43 @@ def start_from(model: VQVAE, weights: dict[str, Tensor]) -> list[int]:
         if quantizer.plain:
             quantizer.sums.copy_(quantizer.codebooks)
     return kept
+
+
+def _continues(stored: Tensor, codebooks: Tensor, may_widen: bool) -> bool:
+    """Whether codebooks (S, K, D) hold those stored, with further stages and, where they `may_widen`, further dimensions."""
+    stages, size, dim = stored.shape
+    return (
+        stages <= len(codebooks) and size == codebooks.shape[1] and (dim <= codebooks.shape[2] if may_widen else dim == codebooks.shape[2])
+    )
+
+
+def new_latents(model: VQVAE) -> Tensor:
+    """Which bottom latents nothing reaches yet, (D,)."""
+    return (model.encoder.direct.weight.flatten(1) == 0).all(1)
+
+
+@torch.no_grad()
+def start_latents(model: VQVAE, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Makes new bottom latents of what is linear in the pixels of the error that the model leaves where it uses many stages.
+
+    Takes images (B, 3, H, W) and qualities (B,). A regression of a block's error on the pixels around it, of as many directions as there
+    are new latents (reduced-rank regression: Izenman 1975), gives their part of the linear path, there and back. Their scale is that of
+    the Lagrangian: a distance between them is in bits what it means to the picture.
+    """
+    new, stages = new_latents(model), model.quantizers[BOTTOM].config.stages
+    inputs = model.encoder.direct.weight[0].numel()
+    squares, products = torch.zeros(inputs, inputs, dtype=torch.double), torch.zeros(inputs, 3 * BLOCK**2, dtype=torch.double)
+    for images, quality in batches:
+        found = model(images, quality, 1.0)
+        lengths = (torch.arange(1, stages + 1, device=images.device) * (found.codes[BOTTOM] != 0)).amax(1)
+        longer = lengths > lengths.max() // 2
+        pixels = F.unfold(images - 0.5, 3 * BLOCK, stride=BLOCK, padding=BLOCK).transpose(1, 2).flatten(0, 1)[longer]
+        error = flat(F.pixel_unshuffle(images - found.images, BLOCK))[longer]
+        squares += (pixels.T @ pixels).double().cpu()
+        products += (pixels.T @ error).double().cpu()
+    ridge = RIDGE * squares.trace() / inputs * torch.eye(inputs, dtype=torch.double)
+    regression = torch.linalg.solve(squares + ridge, products)
+    directions = torch.linalg.eigh(regression.T @ products).eigenvectors[:, -int(new.sum()) :]
+    scale = math.sqrt(LAMBDA_UNIT / 3)
+    model.encoder.direct.weight[new] = (scale * regression @ directions).T.reshape(-1, 3, 3 * BLOCK, 3 * BLOCK).to(new.device).float()
+    model.decoder.direct.weight[:, new, 1, 1] = (directions / scale).to(new.device).float()

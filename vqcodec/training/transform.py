@@ -21,7 +21,7 @@ from vqcodec.training.data import pad_to_multiple
 from vqcodec.training.loop import World
 from vqcodec.training.quantize import SPREAD
 from vqcodec.training.schedule import Schedule
-from vqcodec.training.start import start_from
+from vqcodec.training.start import new_latents, start_from, start_latents
 from vqcodec.training.vqvae import VQVAE
 
 WARMUP = 0.06  # fraction of the run with noise instead of quantisers
@@ -83,7 +83,8 @@ class TransformTrainer:
         groups = [{"params": others, "boost": 1.0}, {"params": codebooks, "boost": CODEBOOK_BOOST}]
         self.optimizer = torch.optim.Adam(groups, lr=schedule.learning_rate, betas=(0.9, 0.99))
         self.step = 0
-        self.started = self.continued and self.kept == [level.stages for level in config.levels]  # whether k-means has been run
+        grown = bool(new_latents(self.model).any()) or self.kept != [level.stages for level in config.levels]
+        self.started = self.continued and not grown  # whether k-means has been run
         self.minutes = 0.0
 
     def prepare(self, draw: Callable[[int], Tensor], progress: float) -> None:
@@ -164,9 +165,11 @@ class TransformTrainer:
         torch.manual_seed(self.schedule.seed * 1_000_003 - 1)  # the start must not depend on when a run was resumed either
         found: list[list[Tensor]] = []
         self.model.eval()  # nothing is counted
+        # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
+        quality = torch.linspace(0.5, 1, len(batches[0]), device=self.world.device)
+        if self.continued and new_latents(self.model).any():
+            start_latents(self.model, ((images, quality) for images in batches))
         for images in batches:
-            # the upper half of the qualities, where latents are widest: codes near zero are plenty in any case
-            quality = torch.linspace(0.5, 1, len(images), device=self.world.device)
             found.append(self.model.latents_for_start(images, quality, self.kept))
         for quantizer, first, parts in zip(self.model.quantizers, self.kept, zip(*found, strict=True), strict=True):
             latents = torch.cat(parts)
