@@ -34,9 +34,9 @@ PRESETS = {
         ModelConfig(
             TransformConfig(
                 widths=(64, 96, 128, 160),
-                encoder_depths=(3, 6, 4, 2),
-                decoder_depths=(4, 8, 5, 2),
-                levels=(LevelConfig(2, 512, 16, 0.35), LevelConfig(3, 512, 24, 0.85), LevelConfig(16, 512, 64)),
+                encoder_depths=(5, 9, 7, 4),
+                decoder_depths=(6, 12, 8, 3),
+                levels=(LevelConfig(2, 512, 16, 0.35), LevelConfig(3, 512, 24, 0.85), LevelConfig(22, 512, 96)),
                 lambda_min=24.0,
                 lambda_max=3000.0,
                 anchors=5,
