@@ -37,7 +37,7 @@ IMPROVEMENT = np.float32(0.25)  # of the way to the wanted latents each time; al
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
-IMPROVED_SHARE = 3 / 4  # of these pixels where improvements follow, which take twice the memory
+IMPROVED_SHARE = 1 / 2  # of these pixels where improvements follow, which take twice the memory
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
