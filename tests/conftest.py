@@ -30,8 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wants_slow = config.getoption("--run-slow") or "slow" in config.getoption("markexpr")
     for item in items:
-        if "slow" in item.keywords and not wants_slow:
-            item.add_marker(pytest.mark.skip(reason="takes minutes; add --run-slow"))
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.timeout(3600))
+            if not wants_slow:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; add --run-slow"))
         if "weights" in item.keywords and not (DEFAULT_MODEL / "model.json").is_file() and "CI" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="this checkout has no models/default; train or fetch it first"))
 

@@ -46,11 +46,20 @@ def vqcodec(*arguments: str | Path, cwd: Path, stdin: bytes = b"") -> subprocess
     return run_python("-m", "vqcodec.cli", *arguments, cwd=cwd, stdin=stdin)
 
 
-def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+class Program(subprocess.Popen[bytes]):
+    """A process that does not outlive its `with` block: where a test fails in it, the program may never end by itself."""
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self.kill()
+        super().__exit__(*error)  # type: ignore[arg-type]
+
+
+def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> Program:
     """Starts a program for signals to be sent to."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", AS_USUAL + code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    return Program(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[arg-type]
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:

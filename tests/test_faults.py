@@ -239,6 +239,40 @@ if __name__ == "__main__":
     assert b"Traceback" not in said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_one_of_several_processes_that_a_library_makes_another_error_of(number: int, tmp_path: Path) -> None:
+    """The process must not go on with the next job: it ignores signals from then on, and whoever waits for its end would wait for ever."""
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        (tmp_path / "in" / f"{index}.png").write_bytes(image.write(noise(40, 40, index)))
+    program = f"""
+import os, sys, time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            try:
+                os.kill(os.getpid(), {int(number)})
+                time.sleep(60)
+            except BaseException as error:
+                raise ImportError("initialization failed") from error
+
+if __name__ == "__mp_main__":
+    sys.meta_path.insert(0, Finder())
+from vqcodec import cli
+if __name__ == "__main__":
+    cli.main()
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = ["compress", "in", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
+    as_a_file = "import runpy\nrunpy.run_path('program.py', run_name='__main__')"  # which the processes run as well
+    with start(as_a_file, *command, cwd=tmp_path) as process:
+        _, said = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert said.count(b"its process has ended") == 4
+    assert b"Traceback" not in said
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_signals_while_processes_start(number: int, code: int, tmp_path: Path) -> None:
     """Until a process can handle signals they have to wait: Python's own answer to an interrupt is a traceback."""

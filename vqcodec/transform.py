@@ -111,12 +111,14 @@ class Later:
 
     def begin(self) -> None:
         """Starts opening, once."""
-        with self._lock:
-            begun, self._begun = self._begun, True
-        if not begun:
-            import onnxruntime  # noqa: F401 - here, and not on the thread: signals must reach who imports, or it goes on regardless
+        if self._begun:
+            return
+        import onnxruntime  # noqa: F401 - here, and not on the thread: signals must reach who imports, or it goes on regardless
 
-            Thread(target=self._open).start()
+        with self._lock:
+            if not self._begun:
+                Thread(target=self._open).start()
+                self._begun = True  # now, as a signal may end either of the lines above: who asks later must not wait for ever
 
     def __call__(self) -> Any:
         """The session; raises what opening it raised."""
