@@ -95,12 +95,12 @@ def same(first: Codes, second: Codes) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def make_config(channels: int, stages: tuple[int, ...], sizes: tuple[int, ...], blocks: int) -> ModelConfig:
+def make_config(channels: int, stages: tuple[int, ...], sizes: tuple[int, ...], blocks: int, head_channels: int = 0) -> ModelConfig:
     """A configuration for tests of the prior alone: the transform's own shape is never used there."""
     levels = tuple(LevelConfig(stage, size, 4) for stage, size in zip(stages, sizes, strict=True))
     ones = (1, 1, 1, 1)
     transform = TransformConfig((8, 8, 8, 8), ones, ones, levels, 25.0, 1600.0, 3)
-    return ModelConfig(transform, PriorConfig(channels, (blocks,) * 3, (blocks,) * 2, 3))
+    return ModelConfig(transform, PriorConfig(channels, (blocks,) * 3, (blocks,) * 2, 3, head_channels))
 
 
 def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 127, lengths: bool = True) -> dict[str, Array]:
@@ -108,7 +108,7 @@ def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 12
 
     Without `lengths` it is a prior of the first kind.
     """
-    width = config.prior.channels
+    width, inner = config.prior.channels, config.prior.hidden_channels
     tensors: dict[str, Array] = {}
 
     def table(name: str, *shape: int) -> None:
@@ -135,12 +135,12 @@ def random_prior(rng: np.random.Generator, config: ModelConfig, spread: int = 12
         layer(f"{name}.first", 5 * width, width)
         blocks(f"{name}.trunk", config.prior.trunk_blocks[index], 5)
         if lengths and level.stages:
-            layer(f"{name}.length.hidden", 2 * width, width)
-            layer(f"{name}.length.logits", width, level.stages + 1)
+            layer(f"{name}.length.hidden", 2 * width, inner)
+            layer(f"{name}.length.logits", inner, level.stages + 1)
             table(f"{name}.length.embed", level.stages + 1, width)
         for stage in range(level.stages):
-            layer(f"{name}.head.{stage}.hidden", 2 * width, width)
-            layer(f"{name}.head.{stage}.logits", width, level.codebook_size)
+            layer(f"{name}.head.{stage}.hidden", 2 * width, inner)
+            layer(f"{name}.head.{stage}.logits", inner, level.codebook_size)
             if stage < level.stages - 1:
                 table(f"{name}.head.{stage}.embed", level.codebook_size, width)
     return tensors

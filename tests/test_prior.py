@@ -41,13 +41,14 @@ def best_kernel() -> Iterator[None]:
 def configs(draw: st.DrawFn) -> ModelConfig:
     stages = st.tuples(*[st.integers(1, 3)] * 3)
     sizes = st.tuples(*[st.integers(2, 24)] * 3)
-    return make_config(draw(st.integers(1, 8)), draw(stages), draw(sizes), draw(st.integers(0, 2)))
+    return make_config(draw(st.integers(1, 8)), draw(stages), draw(sizes), draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 5, 20])))
 
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 100)
 qualities = st.integers(0, 10_000)
 spreads = st.sampled_from([1, 16, 127])
+wide = st.sampled_from([15, 16, 17, 31, 33, 48, 80])
 
 
 def room(tensors: dict[str, Array], layer: str) -> Array:
@@ -95,10 +96,12 @@ def test_every_product_gives_the_same_bytes_and_codes(
 
 
 @settings(max_examples=25)
-@given(st.sampled_from([15, 16, 17, 33, 48]), st.sampled_from([16, 31, 32, 33, 49, 80]), seeds, sides, qualities, spreads, st.booleans())
-def test_the_same_of_wide_networks(channels: int, size: int, seed: int, side: int, quality: int, spread: int, extreme: bool) -> None:
+@given(wide, wide, wide, seeds, sides, qualities, spreads, st.booleans())
+def test_the_same_of_wide_networks(
+    channels: int, inner: int, size: int, seed: int, side: int, quality: int, spread: int, extreme: bool
+) -> None:
     """More channels and symbols than the kernel computes side by side."""
-    agree(make_config(channels, (2, 1, 3), (size, size + 1, size), 1), seed, (side, 70), quality, (spread, extreme, True))
+    agree(make_config(channels, (2, 1, 3), (size, size + 1, size), 1, inner), seed, (side, 70), quality, (spread, extreme, True))
 
 
 def agree(config: ModelConfig, seed: int, shape: tuple[int, int], quality: int, drawn: tuple[int, bool, bool]) -> None:

@@ -138,6 +138,10 @@ def test_a_prior_starts_from_an_exported_one() -> None:
     assert other.take(tensors)
     bits = [prior.eval()(codes, torch.tensor([5000])) for prior in (deeper, other)]
     assert all(torch.equal(a, b) for a, b in zip(*bits, strict=True))  # new blocks add nothing yet
+    wider = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, head_channels=24)))
+    assert wider.take(tensors)
+    assert wider.export()["bottom.head.0.hidden.weight"][:, 16:].any()  # or it could not learn
+    assert all(torch.equal(a, b) for a, b in zip(wider.eval()(codes, torch.tensor([5000])), bits[1], strict=True))
     narrower = pixelcnn.PixelCNN(replace(TINY, prior=replace(TINY.prior, channels=8)))
     before = narrower.export()
     assert not narrower.take(tensors)

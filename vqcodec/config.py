@@ -56,12 +56,21 @@ class TransformConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """The integer PixelCNN: channels, masked blocks of the trunk and blocks of the coarser levels' context."""
+    """The integer PixelCNN: channels, masked blocks of the trunk and blocks of the coarser levels' context.
+
+    `head_channels` are those of the hidden layer before the logits; 0 stands for as many as all else has.
+    """
 
     channels: int
     trunk_blocks: tuple[int, ...]
     context_blocks: tuple[int, ...]
     quality_anchors: int
+    head_channels: int = 0
+
+    @property
+    def hidden_channels(self) -> int:
+        """Channels of the heads' hidden layers."""
+        return self.head_channels or self.channels
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,10 @@ class ModelConfig:
     prior: PriorConfig
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain dicts, lists and numbers. A rate weight of 1 is left out: older models, and their ids, know of none."""
+        """Returns plain dicts, lists and numbers. What has its default is left out: older models, and their ids, know of none."""
         data = asdict(self)
+        if not self.prior.head_channels:
+            del data["prior"]["head_channels"]
         for level in data["transform"]["levels"]:
             if level["rate_weight"] == 1:
                 del level["rate_weight"]
@@ -127,6 +138,7 @@ def _check_ranges(config: ModelConfig) -> None:
     if not 0 < float(transform.lambda_min) < float(transform.lambda_max) < float("inf"):
         raise ValueError("lambda_min and lambda_max must be finite, positive and in this order")
     _check_integers("channels", (prior.channels,), 1, 512)
+    _check_integers("head_channels", (prior.head_channels,), 0, 512)
     _check_integers("trunk_blocks", prior.trunk_blocks, 0, 64, count=len(LEVELS))
     _check_integers("context_blocks", prior.context_blocks, 0, 64, count=len(LEVELS) - 1)
 

@@ -48,7 +48,7 @@ typedef struct {
     uint8_t *rings;           /* (1 + blocks, RING, height + 1, channels), shifted: inputs and trunk, a row of zeros above the map */
     uint8_t *columns;         /* (longest, 5 channels), shifted */
     uint8_t *x;               /* (longest, 2 channels), shifted: what a head sees, the trunk's output and the context */
-    uint8_t *hidden;          /* (longest, channels) */
+    uint8_t *hidden;          /* (longest, outputs of the widest layer before a ReLU) */
     int32_t *sums;            /* (longest, outputs of the widest layer) */
     int64_t *here;            /* (longest): which positions of the wavefront have the symbol at hand */
     const int32_t *symbols;   /* (stages + 1, longest): of the wavefront, the lengths last */
@@ -237,7 +237,7 @@ EXPORT AVX2 int64_t vqcodec_freqs(const level *net, const scan *s, int64_t index
     int64_t outputs = now->logits.outputs, symbols = now->symbols, last = s->freq_count - 1;
     int32_t shift = (int32_t)now->logits.shift;
     relu(s, s->x, pitch, kept, &now->hidden, s->sums);
-    multiply(s->hidden, channels, kept, &now->logits, s->sums);
+    multiply(s->hidden, now->hidden.outputs, kept, &now->logits, s->sums);
     for (int64_t i = 0; i < kept; i++) {
         int32_t *logits = s->sums + i * outputs, largest = INT32_MIN;
         for (int64_t k = 0; k < symbols; k++) logits[k] = (logits[k] + now->logits.bias[k]) >> shift;

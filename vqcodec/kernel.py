@@ -84,6 +84,7 @@ class PackedLevel:
         self.kept: list[Array] = []  # what the kernel has addresses of
         stages, size, channels = net.embed.shape
         self.lengths, self.symbol_counts = net.length is not None, [stages + 1] + [size] * stages
+        self.hidden = _whole(max(channels, *(head.hidden.integers.shape[1] for head in net.heads)))
         parts = [(layer, taps) for spatial, mix in net.trunk for layer, taps in ((spatial, 5), (mix, 1))]
         self.trunk = (_Layer * len(parts))(*(self._layer(layer, taps, taps > 1) for layer, taps in parts))
         self.heads = (_Head * (stages + 1))(_Head() if net.length is None else self._head(net.length), *map(self._head, net.heads))
@@ -132,9 +133,10 @@ class CompiledWavefronts:
         around = np.broadcast_to(context, (*size, net.embed.shape[2]))  # of one position at the top level
         assert around.dtype == np.int8
         self.here = np.empty(longest, np.int64)
-        widest = _whole(max(channels, *self.packed.symbol_counts))
+        widest = _whole(max(self.packed.hidden, *self.packed.symbol_counts))
         self.kept: list[Array] = [around]  # what the kernel has addresses of
-        shapes = [(1 + len(net.trunk), RING, height + 1, channels), *((longest, rows * channels) for rows in (5, 2, 1))]
+        rows = (longest, 5 * channels), (longest, 2 * channels), (longest, self.packed.hidden)
+        shapes = [(1 + len(net.trunk), RING, height + 1, channels), *rows]
         shifted = [address(np.full(shape, SHIFTED, np.uint8), self.kept) for shape in shapes]
         arrays = (np.empty((longest, widest), np.int32), self.here, symbols, FREQ_TABLE)
         addresses = (address(array, self.kept) for array in arrays)

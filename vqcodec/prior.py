@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vqcodec.blas import one_blas_thread
-from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig
+from vqcodec.config import LEVELS, QUALITY_STEPS, LevelConfig, ModelConfig, PriorConfig
 from vqcodec.layers import ACTIVATION_MAX, Array, Layer, Product, Reader, blas_product, clamped
 
 LENGTH = -1  # stands for a stage where a symbol is a length; the index of the lengths among the symbols
@@ -183,13 +183,14 @@ def _read_level(reader: Reader, config: ModelConfig, index: int) -> LevelPrior:
     trunk = _read_blocks(reader, f"{name}.trunk", config.prior.trunk_blocks[index], 5, width)
     length = None
     if stages and reader.has(f"{name}.length."):
-        length = _read_head(reader, f"{name}.length", width, stages + 1)
-    heads = [_read_head(reader, f"{name}.head.{stage}", width, size, stage == stages - 1) for stage in range(stages)]
+        length = _read_head(reader, f"{name}.length", config.prior, stages + 1)
+    heads = [_read_head(reader, f"{name}.head.{stage}", config.prior, size, stage == stages - 1) for stage in range(stages)]
     return LevelPrior(level, quality, context, embed, first, trunk, length, heads)
 
 
-def _read_head(reader: Reader, name: str, width: int, symbols: int, last: bool = False) -> Head:
-    hidden, logits = reader.layer(f"{name}.hidden", 2 * width, width), reader.layer(f"{name}.logits", width, symbols)
+def _read_head(reader: Reader, name: str, config: PriorConfig, symbols: int, last: bool = False) -> Head:
+    width, inner = config.channels, config.hidden_channels
+    hidden, logits = reader.layer(f"{name}.hidden", 2 * width, inner), reader.layer(f"{name}.logits", inner, symbols)
     return Head(hidden, logits, None if last else reader.take(f"{name}.embed", np.int8, (symbols, width)))
 
 

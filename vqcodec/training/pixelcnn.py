@@ -45,7 +45,7 @@ class LevelNet(nn.Module):
     def __init__(self, config: ModelConfig, index: int):
         super().__init__()
         level, width = config.transform.levels[index], config.prior.channels
-        stages, size = level.stages, level.codebook_size
+        stages, size, inner = level.stages, level.codebook_size, config.prior.hidden_channels
         self.level = level
         self.quality = IntTable(config.prior.quality_anchors, width)
         if index:
@@ -57,12 +57,12 @@ class LevelNet(nn.Module):
         self.embed = IntTable(stages, size, width)
         self.first = IntLayer(width, width, SPATIAL_SHIFT, MASK_TAPS, extra=width)
         self.trunk = nn.ModuleList([IntBlock(width, (*MASK_TAPS, (0, 0))) for _ in range(config.prior.trunk_blocks[index])])
-        self.hidden = nn.ModuleList([IntLayer(width, width, MIX_SHIFT, extra=width) for _ in range(stages)])
-        self.logits = nn.ModuleList([IntLayer(width, size, LOGIT_SHIFT, gain=0.5) for _ in range(stages)])
+        self.hidden = nn.ModuleList([IntLayer(width, inner, MIX_SHIFT, extra=width) for _ in range(stages)])
+        self.logits = nn.ModuleList([IntLayer(inner, size, LOGIT_SHIFT, gain=0.5) for _ in range(stages)])
         self.head_embed = nn.ModuleList([IntTable(size, width) for _ in range(stages - 1)])
         if stages:
-            self.length_hidden = IntLayer(width, width, MIX_SHIFT, extra=width)
-            self.length_logits = IntLayer(width, stages + 1, LOGIT_SHIFT, gain=0.5)
+            self.length_hidden = IntLayer(width, inner, MIX_SHIFT, extra=width)
+            self.length_logits = IntLayer(inner, stages + 1, LOGIT_SHIFT, gain=0.5)
             self.length_embed = IntTable(stages + 1, width)
 
     def quality_vector(self, quality: Tensor) -> Tensor:
@@ -181,15 +181,16 @@ class PixelCNN(nn.Module):
 
     @torch.no_grad()
     def take(self, tensors: Tensors) -> bool:
-        """Starts from what `export` wrote, maybe of a prior with fewer blocks or stages or without lengths; returns whether it fits.
+        """Starts from what `export` wrote, maybe of a prior with fewer blocks, stages or head channels or without lengths.
 
-        Where it does not, nothing changes. What is new starts so that nothing else notices it, but for the lengths' own bits.
+        Returns whether it fits; where it does not, nothing changes. What is new starts so that nothing else notices it, but for the
+        lengths' own bits.
         """
         own = self.export()
         lacking = own.keys() - tensors.keys()
         if tensors.keys() - own.keys() or not all(_may_lack(name) for name in lacking):
             return False
-        if not all(_holds(own[name], tensor, _by_stages(name, tensor)) for name, tensor in tensors.items()):
+        if not all(_holds(own[name], tensor, _may_grow(name, tensor)) for name, tensor in tensors.items()):
             return False
         for name, part in self.parts():
             stored = tensors.get(name if isinstance(part, IntTable) else f"{name}.weight")
@@ -201,7 +202,8 @@ class PixelCNN(nn.Module):
             if isinstance(part, IntLayer):
                 bias = torch.from_numpy(tensors[f"{name}.bias"].astype(np.float32)) / (part.UNIT * 2.0**part.shift)
                 part.bias[: len(bias)] = bias
-                part.bias[len(bias) :] = bias.min()  # lengths that were not
+                if name.endswith(".logits"):
+                    part.bias[len(bias) :] = bias.min()  # lengths that were not
         return True
 
 
@@ -211,9 +213,10 @@ def _may_lack(name: str) -> bool:
     return not needed and any(kind in name for kind in (".length.", ".head.", ".trunk.", ".context."))
 
 
-def _by_stages(name: str, tensor: NDArray[Any]) -> bool:
-    """Whether the tensor's shape depends on the number of stages."""
-    return ".length.logits." in name or name.endswith(".length.embed") or (name.endswith(".embed") and tensor.ndim == 3)
+def _may_grow(name: str, tensor: NDArray[Any]) -> bool:
+    """Whether the tensor's shape depends on the number of stages or head channels."""
+    of_head = ".hidden." in name or ".logits." in name
+    return of_head or name.endswith(".length.embed") or (name.endswith(".embed") and tensor.ndim == 3)
 
 
 def _holds(own: NDArray[Any], stored: NDArray[Any], grows: bool) -> bool:
