@@ -148,6 +148,8 @@ def test_missing_tensor(golden: Path, name: str, tmp_path: Path) -> None:
         (lambda tensors, name: tensors.pop(name + SCALE), "missing"),
         (lambda tensors, name: tensors.update({name + SCALE: tensors[name + SCALE][1:]}), "one an output"),
         (lambda tensors, name: tensors.update({name + SCALE: tensors[name + SCALE].astype(np.float16)}), "float16"),
+        (lambda tensors, name: tensors.update({name + SCALE: np.array(1, np.float32)}), "one an output"),
+        (lambda tensors, name: tensors.update({name + SCALE: np.ones((*tensors[name].shape, 1), np.float32)}), "one an output"),
         (lambda tensors, name: tensors.update({name: tensors[name].astype(np.float32)}), "float32"),
         (lambda tensors, name: tensors.update({name: tensors[name].astype(np.int16)}), "int16"),
         (lambda tensors, name: tensors.update({name: np.array(1, np.int8)}), "one an output"),
@@ -171,6 +173,9 @@ def test_weights_in_eight_bits_are_multiplied_by_their_scale() -> None:
     assert weights["a"].dtype == np.float32
     assert weights["a"].tolist() == [[-63.5, 0.5], [6, 0]]
     assert weights["b"] is stored["b"]
+    books = np.arange(12, dtype=np.int8).reshape(2, 3, 2)  # with a scale for each vector
+    scales = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert np.array_equal(restored({"a": books, f"a{SCALE}": scales})["a"], books * scales[:, :, None])
 
 
 @pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE))])

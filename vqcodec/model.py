@@ -1,10 +1,10 @@
 """A model folder: configuration, transform and prior, and the identity that files carry.
 
 A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx`,
-`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in eight bits with a
-scale for each output, or in half precision) and `prior.safetensors` (integers). In the third layout, no longer written, all weights are in
-half precision, and in the second, of plain transforms and older models, there is no `improve.onnx` either. In the first one, which is
-read but no longer written, a single `encode.onnx` has the quantisers in it.
+`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in eight bits with
+scales, or in half precision) and `prior.safetensors` (integers). In the fourth layout, no longer written, the codebooks are in half
+precision, in the third all weights are, and in the second, of plain transforms and older models, there is no `improve.onnx` either. In the
+first one, which is read but no longer written, a single `encode.onnx` has the quantisers in it.
 The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
 
@@ -42,6 +42,7 @@ LAYOUTS = {  # runtime files by the card's format
     2: (DECODE, *ENCODERS, PRIOR, WEIGHTS),
     3: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),
     4: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),  # with weights in eight bits
+    5: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),  # with codebooks in eight bits
 }
 SCALE = ".scale"  # after the name of weights in eight bits: what they are multiplied with
 LIMITS = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
@@ -118,7 +119,9 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
 
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
 def restored(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Weights as they count: those in eight bits (O, ...) times their scales (O,), in float32, and those in half precision as they are.
+    """Weights as they count: those in eight bits times their scales, in float32, and those in half precision as they are.
+
+    There is a scale for each output (O,) of weights (O, ...), and for each vector (S, K) of codebooks (S, K, D).
 
     Raises `InvalidModelError` for another type, and where a scale is missing or does not fit.
     """
@@ -129,10 +132,10 @@ def restored(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if tensor.dtype != np.int8:
             raise InvalidModelError(f"the model's {name} is {tensor.dtype} instead of float16 or int8; export the model again")
         scale = stored.get(name + SCALE)
-        if not tensor.ndim or scale is None or scale.dtype != np.float32 or scale.shape != tensor.shape[:1]:
+        if scale is None or scale.dtype != np.float32 or not scale.ndim or scale.shape != tensor.shape[: scale.ndim]:
             found = "missing" if scale is None else f"{scale.dtype} {scale.shape}"
             raise InvalidModelError(f"the scale of the model's {name} is {found} instead of float32, one an output; export the model again")
-        weights[name] = tensor * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+        weights[name] = tensor * scale.reshape(*scale.shape, *[1] * (tensor.ndim - scale.ndim))
     return weights
 
 

@@ -1,9 +1,9 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v5/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v6/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
 append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout, `v2` and `v3` of the second,
-`v4` of the third (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py).
+`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v5"
+FOLDER = HERE / "v6"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level
@@ -43,7 +43,7 @@ CONFIG = ModelConfig(
         lambda_max=1600.0,
         anchors=3,
     ),
-    PriorConfig(channels=8, trunk_blocks=(1, 1, 1), context_blocks=(1, 1), quality_anchors=3),
+    PriorConfig(channels=8, trunk_blocks=(1, 1, 1), context_blocks=(1, 1), quality_anchors=3, head_channels=12),
 )
 # name, height, width, quality; "photo" is a crop of a photograph
 PICTURES = [

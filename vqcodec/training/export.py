@@ -35,7 +35,7 @@ from vqcodec.training.vqvae import VQVAE, Found, flat
 OPSET = 18
 # Weights in eight bits: those of the deep layers and of the rate models, where that costs nothing that shows (bench/LOG.md). What stands
 # next to the pixels or is a codebook has sixteen.
-IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.")
+IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.", ".codebooks")
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
 
@@ -143,7 +143,7 @@ def export_transform(transform: VQVAE) -> ExportedTransform:
     """
     transform = copy.deepcopy(transform).float().cpu().eval().to(memory_format=torch.contiguous_format)
     weights = round_weights(transform)
-    values = restored(weights)
+    values = {name: parameter.detach().numpy() for name, parameter in transform.named_parameters()}
     models = encode_graphs(transform) | {DECODE: decode_graph(transform)}
     for model in models.values():
         externalise(model, values)
@@ -173,12 +173,16 @@ def in_sixteen_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
 
 
 def in_eight_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
-    """A parameter (O, ...) as int8, and its scale (O,) in float32; raises `TrainingError` for numbers that are none."""
-    largest = parameter.flatten(1).abs().amax(1)
+    """A parameter (O, ...) as int8, and its scale (O,) in float32; raises `TrainingError` for numbers that are none.
+
+    Codebooks (S, K, D) get a scale (S, K) for each vector: frequent codes are short, and one scale for all would be coarse for them.
+    """
+    axes = 2 if name.endswith(".codebooks") else 1
+    largest = parameter.flatten(axes).abs().amax(axes)
     if not largest.isfinite().all():
         raise TrainingError(f"the weights of {name} cannot be exported: they are not finite")
     scale = torch.where(largest > 0, largest / 127, 1.0)
-    stored = (parameter / scale.view(-1, *[1] * (parameter.dim() - 1))).round().to(torch.int8)
+    stored = (parameter / scale.view(*scale.shape, *[1] * (parameter.dim() - axes))).round().to(torch.int8)
     return {name: np.ascontiguousarray(stored.numpy()), name + SCALE: scale.numpy()}
 
 
