@@ -33,7 +33,7 @@ from vqcodec.training.export import export_model, export_transform, round_weight
 from vqcodec.training.improve import wanted_latents  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
-from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes  # noqa: E402
+from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, varied  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
@@ -225,6 +225,23 @@ def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     assert [image.quality for image in kept] == [image.quality for image in coded]
     assert all(torch.equal(a, b) for x, y in zip(kept, coded, strict=True) for a, b in zip(x.codes, y.codes, strict=True))
     assert load_codes(tmp_path / "codes.safetensors", 8) == load_codes(tmp_path / "other.safetensors", 7) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 700), (384, 390), (480, 900), (97, 96)])
+def test_the_prior_sees_other_pieces_of_a_photograph_every_time(height: int, width: int) -> None:
+    rows, columns = np.mgrid[:height, :width]
+    image = torch.from_numpy(np.stack([rows // 8, columns // 8, rows * 0]).astype(np.uint8))
+    random = np.random.default_rng(0)
+    pieces = [varied(image, random) for _ in range(40)]
+    for piece in pieces:
+        assert piece.dtype == torch.uint8
+        assert min(height, 384) <= piece.shape[1] <= min(height, 512)
+        assert min(width, 384) <= piece.shape[2] <= min(width, 512)
+        assert (piece[0, 1:] >= piece[0, :-1]).all()  # never upside down
+    mirrored = [bool(piece[1, 0, 0] > piece[1, 0, -1]) for piece in pieces]
+    assert 5 < sum(mirrored) < 35
+    if max(height, width) > 400:
+        assert len({(piece.shape, int(piece[1].min()), int(piece[1].max())) for piece in pieces}) > 20
 
 
 def test_the_quantiser_takes_the_cheaper_code_only_with_the_rate() -> None:

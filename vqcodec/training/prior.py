@@ -18,10 +18,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
 from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
 from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
-from vqcodec.training.data import pad_to_multiple
+from vqcodec.training.data import RESCALE, pad_to_multiple
 from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN, Tensors
 from vqcodec.training.schedule import Clock, Schedule
@@ -31,6 +32,7 @@ from vqcodec.transform import PATHS, Transform
 
 CODE_PATHS = PATHS[DEFAULT_EFFORT]  # of the search for the codes to train on: those that files will hold
 WINDOW = 384  # pixels a side: 48 x 48 bottom codes
+PIECE = 512  # pixels a side: what is encoded of a photograph at most, so that there is more than one window in it
 WATCH_STEPS = 200
 COOLDOWN = 0.6  # fraction of the run over which the learning rate falls to zero
 
@@ -49,9 +51,10 @@ class CodedImage(NamedTuple):
 def encode_images(
     transform: VQVAE | Transform, images: Sequence[Tensor], seed: int, minutes: float, passes: int = 20
 ) -> Iterator[CodedImage]:
-    """Encodes uint8 images (3, H, W) at random qualities, half of them mirrored.
+    """Encodes uint8 images (3, H, W) at random qualities.
 
-    Passes over all images again and again until `minutes` are over, or once where `passes` is 1. The first one is encoded in any case.
+    Passes over all images again and again until `minutes` are over, each time over other pieces of them (`varied`), or once over whole
+    ones where `passes` is 1. The first one is encoded in any case.
     """
     random = np.random.default_rng(seed)
     encode = _encoder(transform)
@@ -61,10 +64,27 @@ def encode_images(
         if count and clock.progress(0) >= 1:
             return
         image = images[int(index)]
-        if random.random() < 0.5:
-            image = image.flip(2)
+        if passes > 1:
+            image = varied(image, random)
         quality = int(random.integers(QUALITY_STEPS + 1))
         yield CodedImage(encode(image, quality), quality)
+
+
+def varied(image: Tensor, random: np.random.Generator) -> Tensor:
+    """A piece of an image uint8 (3, H, W) from anywhere in it, half of them mirrored and half of them made smaller.
+
+    It has other codes every time: on the same ones again and again the prior learns them by heart (bench/LOG.md).
+    """
+    if random.random() < 0.5:
+        image = image.flip(2)
+    height, width = image.shape[1:]
+    scale = max(random.uniform(*RESCALE), (WINDOW + LEVEL_STRIDES[0]) / min(height, width))
+    if random.random() < 0.5 and scale < 1:
+        height, width = round(height * scale), round(width * scale)
+        image = transforms.resize(image, [height, width], antialias=True)
+    sides = [min(side, max(min(side, PIECE) - int(random.integers(LEVEL_STRIDES[0])), WINDOW)) for side in (height, width)]
+    top, left = (int(random.integers(whole - side + 1)) for whole, side in zip((height, width), sides, strict=True))
+    return image[:, top : top + sides[0], left : left + sides[1]].contiguous()
 
 
 def _encoder(transform: VQVAE | Transform) -> Callable[[Tensor, int], list[Tensor]]:
