@@ -41,7 +41,7 @@ PRESETS = {
                 lambda_max=3000.0,
                 anchors=5,
             ),
-            PriorConfig(channels=96, trunk_blocks=(3, 4, 7), context_blocks=(3, 6), quality_anchors=9),
+            PriorConfig(channels=96, trunk_blocks=(3, 4, 7), context_blocks=(3, 6), quality_anchors=9, head_channels=176),
         )
     ),
     "vqvae2": Preset(_papers((LevelConfig(1, 512, 64),) * 3), plain=True, learning_rate=PAPERS_RATE),
