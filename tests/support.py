@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +53,16 @@ class Program(subprocess.Popen[bytes]):
 
     def __exit__(self, *error: object) -> None:
         if error[0] is not None:
-            self.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)  # with the processes that work for it
         super().__exit__(*error)  # type: ignore[arg-type]
 
 
-def start(code: str, *arguments: str | Path, cwd: Path, **options: object) -> Program:
-    """Starts a program for signals to be sent to."""
+def start(code: str, *arguments: str | Path, cwd: Path) -> Program:
+    """Starts a program for signals to be sent to, in a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", AS_USUAL + code, *map(str, arguments)]
-    return Program(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[arg-type]
+    return Program(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:

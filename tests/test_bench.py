@@ -117,7 +117,7 @@ def test_control_c_keeps_what_is_finished(jobs: int, dataset: Path, tmp_path: Pa
     """The real program in a process group of its own, as in a terminal: the signal reaches its workers too."""
     options = ["--codecs", "jpeg,vqcodec", "--qualities", "jpeg=10", "--qualities", "0,20,40", "--jobs", str(jobs)]
     command = ["bench", str(dataset), *options, "--model", MODEL, "--out", str(tmp_path / "out")]
-    running = start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path, start_new_session=True)
+    running = start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path)
     table = tmp_path / "out" / "rows.csv"
     while not (table.exists() and len(read_file(table)[1]) >= 3):
         assert running.poll() is None, running.communicate()

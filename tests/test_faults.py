@@ -43,6 +43,21 @@ if "--multiprocessing-fork" in sys.argv:
     Path("starting").touch()
     time.sleep(1)
 """
+AS_A_FILE = "import runpy\nrunpy.run_path('program.py', run_name='__main__')"  # which the processes that work for it run as well
+# Where ONNX Runtime is imported a signal comes, and the import makes another error of it.
+SPOILT_IMPORT = """
+import os, sys, time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            try:
+                os.kill(os.getpid(), {number})
+                time.sleep(60)
+            except BaseException as error:
+                raise ImportError("initialization failed") from error
+
+"""
 POINTS = {
     "with the file empty": 'os, "fsync"',
     "before renaming": 'files, "_rename_new"',
@@ -123,22 +138,7 @@ def test_signals_at_any_time(number: int, code: int, folder: Path) -> None:
 def test_a_signal_that_a_library_makes_another_error_of(number: int, code: int, folder: Path) -> None:
     """As ONNX Runtime does while it is imported; here at every try."""
     before = snapshot(folder)
-    program = f"""
-import os, sys, time
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            try:
-                os.kill(os.getpid(), {int(number)})
-                time.sleep(60)
-            except BaseException as error:
-                raise ImportError("initialization failed") from error
-
-sys.meta_path.insert(0, Finder())
-from vqcodec import cli
-cli.main()
-"""
+    program = SPOILT_IMPORT.format(number=int(number)) + "sys.meta_path.insert(0, Finder())\nfrom vqcodec import cli\ncli.main()"
     with start(program, "compress", "a.png", "b.vq", "-m", MODEL, cwd=folder) as process:
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (code, b"")
@@ -197,7 +197,7 @@ def test_signals_with_several_processes(number: int, code: int, group: bool, tmp
     for index in range(12):
         (tmp_path / f"{index}.png").write_bytes(image.write(noise(300, 300, index)))
     command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
-    with start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path, start_new_session=True) as process:
+    with start("from vqcodec import cli\ncli.main()", *command, cwd=tmp_path) as process:
         wait_for(tmp_path, "out/*.vq")
         os.killpg(process.pid, number) if group else process.send_signal(number)
         _, said = process.communicate(timeout=60)
@@ -230,8 +230,7 @@ if __name__ == "__main__":
 """
     (tmp_path / "program.py").write_text(program)
     command = ["compress", "in", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
-    as_a_file = "import runpy\nrunpy.run_path('program.py', run_name='__main__')"  # which the processes run as well
-    with start(as_a_file, *command, cwd=tmp_path) as process:
+    with start(AS_A_FILE, *command, cwd=tmp_path) as process:
         os.kill(int(wait_for(tmp_path, "busy.*").suffix[1:]), number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -245,28 +244,16 @@ def test_a_signal_to_one_of_several_processes_that_a_library_makes_another_error
     (tmp_path / "in").mkdir()
     for index in range(4):
         (tmp_path / "in" / f"{index}.png").write_bytes(image.write(noise(40, 40, index)))
-    program = f"""
-import os, sys, time
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            try:
-                os.kill(os.getpid(), {int(number)})
-                time.sleep(60)
-            except BaseException as error:
-                raise ImportError("initialization failed") from error
-
+    program = """
 if __name__ == "__mp_main__":
     sys.meta_path.insert(0, Finder())
 from vqcodec import cli
 if __name__ == "__main__":
     cli.main()
 """
-    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "program.py").write_text(SPOILT_IMPORT.format(number=int(number)) + program)
     command = ["compress", "in", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
-    as_a_file = "import runpy\nrunpy.run_path('program.py', run_name='__main__')"  # which the processes run as well
-    with start(as_a_file, *command, cwd=tmp_path) as process:
+    with start(AS_A_FILE, *command, cwd=tmp_path) as process:
         _, said = process.communicate(timeout=40)
     assert process.returncode == 1
     assert said.count(b"its process has ended") == 4
@@ -281,7 +268,7 @@ def test_signals_while_processes_start(number: int, code: int, tmp_path: Path) -
     (tmp_path / "sitecustomize.py").write_text(SLOW_START)
     program = "import os\nos.environ['PYTHONPATH'] += os.pathsep + os.getcwd()\nfrom vqcodec import cli\ncli.main()"
     command = ["compress", ".", "-r", "--out-dir", "out", "-j", "2", "-m", MODEL]
-    with start(program, *command, cwd=tmp_path, start_new_session=True) as process:
+    with start(program, *command, cwd=tmp_path) as process:
         wait_for(tmp_path, "starting")
         os.killpg(process.pid, number)
         _, said = process.communicate(timeout=60)

@@ -175,7 +175,7 @@ def test_weights_in_eight_bits_are_multiplied_by_their_scale() -> None:
     assert weights["b"] is stored["b"]
     books = np.arange(12, dtype=np.int8).reshape(2, 3, 2)  # with a scale for each vector
     scales = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
-    assert np.array_equal(restored({"a": books, f"a{SCALE}": scales})["a"], books * scales[:, :, None])
+    assert np.array_equal(restored({"a.codebooks": books, f"a.codebooks{SCALE}": scales})["a.codebooks"], books * scales[:, :, None])
 
 
 @pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE))])

@@ -84,7 +84,7 @@ class PackedLevel:
         self.kept: list[Array] = []  # what the kernel has addresses of
         stages, size, channels = net.embed.shape
         self.lengths, self.symbol_counts = net.length is not None, [stages + 1] + [size] * stages
-        self.hidden = _whole(max(channels, *(head.hidden.integers.shape[1] for head in net.heads)))
+        self.hidden = _whole(max([channels, *(head.hidden.integers.shape[1] for head in net.heads)]))
         parts = [(layer, taps) for spatial, mix in net.trunk for layer, taps in ((spatial, 5), (mix, 1))]
         self.trunk = (_Layer * len(parts))(*(self._layer(layer, taps, taps > 1) for layer, taps in parts))
         self.heads = (_Head * (stages + 1))(_Head() if net.length is None else self._head(net.length), *map(self._head, net.heads))

@@ -117,6 +117,11 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
     return Transform(config, encoders, searches if split else None, decoder, improver)
 
 
+def scaled_axes(name: str) -> int:
+    """How many leading axes of weights in eight bits the scales have: those of codebooks (S, K, D) two, all others one."""
+    return 2 if name.endswith(".codebooks") else 1
+
+
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
 def restored(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Weights as they count: those in eight bits times their scales, in float32, and those in half precision as they are.
@@ -132,10 +137,11 @@ def restored(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if tensor.dtype != np.int8:
             raise InvalidModelError(f"the model's {name} is {tensor.dtype} instead of float16 or int8; export the model again")
         scale = stored.get(name + SCALE)
-        if scale is None or scale.dtype != np.float32 or not scale.ndim or scale.shape != tensor.shape[: scale.ndim]:
+        axes = scaled_axes(name)
+        if tensor.ndim < axes or scale is None or scale.dtype != np.float32 or scale.shape != tensor.shape[:axes]:
             found = "missing" if scale is None else f"{scale.dtype} {scale.shape}"
             raise InvalidModelError(f"the scale of the model's {name} is {found} instead of float32, one an output; export the model again")
-        weights[name] = tensor * scale.reshape(*scale.shape, *[1] * (tensor.ndim - scale.ndim))
+        weights[name] = tensor * scale.reshape(*scale.shape, *[1] * (tensor.ndim - axes))
     return weights
 
 

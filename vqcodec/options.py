@@ -23,8 +23,6 @@ POSITIVE = click.FloatRange(0, min_open=True)
 BROKEN_PIPE = 141  # an exit code by the convention of shells
 P = ParamSpec("P")
 
-_received: list[int] = []  # the signal that ends this command, once there is one
-
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Prints a `VQCodecError` in one line on stderr and exits with 1; signals end the command as `stop` does."""
@@ -56,8 +54,8 @@ def _signals_first() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if _received:
-            sys.exit(SIGNALLED + _received[0])
+        if signals.received:
+            sys.exit(SIGNALLED + signals.received[0])
         raise
 
 
@@ -69,7 +67,7 @@ def fail(message: str) -> NoReturn:
 
 def stop_on_signals() -> None:
     """Makes signals unwind the stack, so that temporary files go; leaves alone what somebody else handles or ignores."""
-    _received.clear()
+    signals.received.clear()
     for number in signals.ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
@@ -77,8 +75,7 @@ def stop_on_signals() -> None:
 
 def stop(number: int, frame: FrameType | None) -> None:
     """Unwinds the stack, to exit with 128 and the signal's number; further signals must not cut the tidying short."""
-    signals.ignore()
-    _received.append(number)
+    signals.receive(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt  # the bench sums up before it ends
     sys.exit(SIGNALLED + number)

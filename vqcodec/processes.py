@@ -25,7 +25,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _at_work: list[bool] = []  # whether a call is under way in this process
-_received: list[int] = []  # the signal that ends this process, once there is one
 
 
 def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
@@ -72,8 +71,8 @@ def _carry_out(call: Callable[[], R]) -> R:
             return call()
         finally:
             _at_work.clear()
-            if _received:  # whatever a library made of the signal, as the import of ONNX Runtime does: further ones would be ignored
-                os._exit(SIGNALLED + _received[0])
+            if signals.received:  # whatever a library made of the signal, as the import of ONNX Runtime does: further ones would be ignored
+                os._exit(SIGNALLED + signals.received[0])
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
@@ -114,8 +113,7 @@ def receive_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     """Unwinds what is under way, so that no temporary file stays behind."""
-    signals.ignore()
-    _received.append(number)
+    signals.receive(number)
     if not _at_work:
         os._exit(SIGNALLED + number)
     sys.exit(SIGNALLED + number)

@@ -9,12 +9,15 @@ from types import FrameType
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SIGNALLED = 128  # and the signal's number: the exit code, by the convention of shells
 
+received: list[int] = []  # the signal that ends this process, once there is one
 
-def ignore() -> None:
-    """Further signals must not cut the tidying short."""
-    for number in ENDING:
+
+def receive(number: int) -> None:
+    """Notes the signal that ends this process; further ones must not cut the tidying short."""
+    received.append(number)
+    for other in ENDING:
         # not SIG_IGN: of a signal that has come at the same time as the one at hand Python would print that it is ignored
-        signal.signal(number, _nothing)
+        signal.signal(other, _nothing)
     atexit.register(_ignore_to_the_end)  # Python takes its own answers back when it ends
 
 

@@ -26,15 +26,15 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, restored
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, restored, scaled_axes
 from vqcodec.prior import Prior
 from vqcodec.training.improve import wanted_latents
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE, Found, flat
 
 OPSET = 18
-# Weights in eight bits: those of the deep layers and of the rate models, where that costs nothing that shows (bench/LOG.md). What stands
-# next to the pixels or is a codebook has sixteen.
+# Weights in eight bits: those of the deep layers and of the quantisers, where that costs nothing that shows (bench/LOG.md). What stands
+# next to the pixels has sixteen.
 IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.", ".codebooks")
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
@@ -177,7 +177,7 @@ def in_eight_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
 
     Codebooks (S, K, D) get a scale (S, K) for each vector: frequent codes are short, and one scale for all would be coarse for them.
     """
-    axes = 2 if name.endswith(".codebooks") else 1
+    axes = scaled_axes(name)
     largest = parameter.flatten(axes).abs().amax(axes)
     if not largest.isfinite().all():
         raise TrainingError(f"the weights of {name} cannot be exported: they are not finite")

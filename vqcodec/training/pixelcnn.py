@@ -213,17 +213,21 @@ def _may_lack(name: str) -> bool:
     return not needed and any(kind in name for kind in (".length.", ".head.", ".trunk.", ".context."))
 
 
-def _may_grow(name: str, tensor: NDArray[Any]) -> bool:
-    """Whether the tensor's shape depends on the number of stages or head channels."""
-    of_head = ".hidden." in name or ".logits." in name
-    return of_head or name.endswith(".length.embed") or (name.endswith(".embed") and tensor.ndim == 3)
+def _may_grow(name: str, tensor: NDArray[Any]) -> tuple[int, ...]:
+    """Which of the tensor's axes count stages or head channels."""
+    if name.endswith(".length.logits.weight"):
+        return 0, 1
+    if name.endswith(".hidden.weight"):
+        return (1,)
+    first = (".hidden.bias", ".logits.weight", ".length.logits.bias", ".length.embed")
+    return (0,) if name.endswith(first) or (name.endswith(".embed") and tensor.ndim == 3) else ()
 
 
-def _holds(own: NDArray[Any], stored: NDArray[Any], grows: bool) -> bool:
-    """Whether a stored tensor has the type and shape of our own, or where it `grows` is a part of it."""
+def _holds(own: NDArray[Any], stored: NDArray[Any], growing: tuple[int, ...]) -> bool:
+    """Whether a stored tensor has the type and shape of our own, or is smaller along the axes `growing`."""
     if own.dtype != stored.dtype or own.ndim != stored.ndim:
         return False
-    return all(a <= b if grows else a == b for a, b in zip(stored.shape, own.shape, strict=True))
+    return all(a <= b if axis in growing else a == b for axis, (a, b) in enumerate(zip(stored.shape, own.shape, strict=True)))
 
 
 def _bits(symbols: Symbols, positions: int) -> Tensor:
