@@ -124,7 +124,7 @@ def test_info_in_words() -> None:
     result = vqcodec("info", FILE, "-m", MODEL, cwd=ROOT)
     assert (result.returncode, result.stderr) == (0, b"")
     text = result.stdout.decode()
-    for expected in ("104 x 88", "60", "golden", "version 1", f"{FILE.stat().st_size} ", "2 x 12 x 16"):
+    for expected in ("104 x 88", "60", "golden", "version 2", f"{FILE.stat().st_size} ", "2 x 12 x 16"):
         assert expected in text
 
 

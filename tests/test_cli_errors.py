@@ -42,7 +42,7 @@ def damaged() -> dict[str, tuple[bytes, str]]:
     return {
         "empty": (b"", "empty"),
         "truncated": (FILE[:-1], "copy"),
-        "header only": (FILE[:30], "ends"),
+        "header only": (FILE[:10], "ends"),
         "flipped byte": (bytes(flipped), "checksum"),
         "wrong magic": (b"x" + FILE[1:], "magic"),
         "unknown version": (FILE[:4] + b"\x09" + FILE[5:], "version 9"),

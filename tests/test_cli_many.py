@@ -206,7 +206,7 @@ def test_many_small_pictures_are_ten_times_faster_than_a_process_each(tmp_path: 
 def test_the_magic_snippet(tmp_path: Path, model: Model) -> None:
     command = ["file", "--brief", "-m", ROOT / "docs" / "vqcodec.magic"]
     said = subprocess.run([*command, FILE], capture_output=True, check=True).stdout
-    assert said == b"vqcodec image data, version 1, 104 x 88\n"
+    assert said == b"vqcodec image data, version 2, 104 x 88\n"
     (tmp_path / "a.vq").write_bytes(codec.compress(np.zeros((5, 9, 2), np.uint8), 50, model))
     said = subprocess.run([*command, tmp_path / "a.vq"], capture_output=True, check=True).stdout
-    assert said == b"vqcodec image data, version 1, 9 x 5, gray, with alpha\n"
+    assert said == b"vqcodec image data, version 2, 9 x 5, gray, with alpha\n"

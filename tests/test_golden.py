@@ -128,6 +128,6 @@ def test_the_specification_alone_decodes_a_file(golden: Path, name: str) -> None
         order = sorted(above, key=lambda place: (place[1] + 2 * place[0], place[0]))
         fronts = [list(places) for _, places in groupby(order, key=lambda place: place[1] + 2 * place[0])]
         sequence = [(kind, place) for places in fronts for kind in kinds for place in places if place in logits[kind]]
-        words = np.frombuffer(payload, "<u4", offset=4).tolist()
+        words = np.frombuffer(payload[2:], "<u4").tolist()
         found = reference.range_decode(words, [reference.frequencies(logits[kind][place]) for kind, place in sequence])
         assert found == [symbols[kind][place] for kind, place in sequence]

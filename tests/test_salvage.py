@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import GOLDEN, noise, swapped, vqcodec
 from vqcodec import codec, container, image
-from vqcodec.container import HEADER_BYTES, SECTION_OVERHEAD, Metadata
+from vqcodec.container import HEADER_BYTES, Metadata
 from vqcodec.errors import DamagedError, FormatError, TruncatedError
 from vqcodec.model import Model
 
@@ -61,7 +61,7 @@ def test_an_intact_file_loses_nothing(whole: bytes, model: Model) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_in_a_payload(name: str, whole: bytes, model: Model) -> None:
-    data = flipped(whole, places(whole)[name][0] + SECTION_OVERHEAD + 2)
+    data = flipped(whole, places(whole)[name][1] - 2)
     with pytest.raises(DamagedError):
         codec.decompress(data, model)
     if name == "top":
@@ -86,7 +86,7 @@ def test_damage_anywhere(whole: bytes, model: Model) -> None:
     pictures = [codec.decompress(whole, model, levels)[:, :, :3] for levels in (1, 2, 3)]
     first = places(whole)["top"]
     end = places(whole)["icc"][0] + 20
-    around = {at + offset for edges in places(whole).values() for at in edges for offset in range(-8, SECTION_OVERHEAD + 8)}
+    around = {at + offset for edges in places(whole).values() for at in edges for offset in range(-8, 16)}
     for position in sorted({*range(0, end, 4), *range(HEADER_BYTES), *around} & set(range(end))):
         data = flipped(whole, position)
         try:
@@ -103,7 +103,7 @@ def test_codes_that_fail_their_checksum(whole: bytes, model: Model) -> None:
     """An intact section with another payload: the level is lost, and those that build on it."""
     held = container.unpack(whole)
     sections = list(held.sections)
-    sections[1] = container.Section(2, flipped(sections[1].payload, 3))
+    sections[1] = container.Section(2, flipped(sections[1].payload, 0))
     found = codec.salvage(container.pack(container.Container(held.model_id, held.width, held.height, held.quality, tuple(sections))), model)
     assert found.levels == 1
     assert np.array_equal(found.image[:, :, :3], codec.decompress(whole, model, 1)[:, :, :3])
@@ -119,7 +119,7 @@ def test_bytes_after_the_end_are_said(whole: bytes, model: Model) -> None:
 def test_the_command(whole: bytes, tmp_path: Path, model: Model) -> None:
     (tmp_path / "a.vq").write_bytes(whole[: places(whole)["bottom"][1] - 3])
     (tmp_path / "b.vq").write_bytes(whole)
-    (tmp_path / "c.vq").write_bytes(whole[:40])
+    (tmp_path / "c.vq").write_bytes(whole[:20])
     refused = vqcodec("decompress", "a.vq", "-m", MODEL, cwd=tmp_path)
     assert refused.returncode == 1
     assert b"--salvage" in refused.stderr

@@ -1,6 +1,6 @@
 """Codes to range-coded bytes and back: the prior's probabilities meet the range coder here.
 
-One level's payload is the CRC-32 of its codes (4 bytes) and the words of the range coder (32 bits each, little endian). Writing and
+One level's payload is a checksum of its codes (2 bytes) and the words of the range coder (32 bits each), little endian. Writing and
 reading ask the prior for the same frequencies in the same order (scan.py); the payloads are written coarse to fine and each one needs
 the codes of the coarser levels.
 """
@@ -22,11 +22,12 @@ from vqcodec.prior import LENGTH, Prior
 from vqcodec.scan import scan, scan_known, symbols_of
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
+WORD_BYTES = 4
 SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
 CALLS_AT_ONCE = 64  # of the decoder, between two looks at whether the payload's bits suffice
 ONES = np.ones(512)  # codebooks are rarely larger
 
-_CHECKSUM = struct.Struct("<I")
+_CHECKSUM = struct.Struct("<H")
 
 
 def write(prior: Prior, codes: Codes, height: int, width: int, quality: int) -> list[bytes]:
@@ -73,7 +74,7 @@ def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int
     known: CodeMap | None = None
     context: Array | None = None
     for level, (payload, size) in enumerate(zip(payloads, map_sizes(height, width), strict=False)):
-        if len(payload) < _CHECKSUM.size or len(payload) % 4:
+        if len(payload) < _CHECKSUM.size or len(payload) % WORD_BYTES != _CHECKSUM.size:
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' has an impossible length; copy the file again")
         context = prior.context(level, quality, known, context)
         known = _read_level(prior, level, context, size, payload)
@@ -84,7 +85,7 @@ def _read_level(prior: Prior, level: int, context: Array, size: tuple[int, int],
     name = f"the payload of the level '{LEVELS[level]}'"
     too_early = f"{name} ends too early for its codes; the program that wrote the file is at fault"
     code_map = np.zeros((prior.levels[level].config.stages, *size), np.int32)
-    words = np.frombuffer(payload, "<u4", offset=_CHECKSUM.size).astype(np.uint32)
+    words = np.frombuffer(payload[_CHECKSUM.size :], "<u4").astype(np.uint32)
     decoder = range_decoder(words)
     bits, least = 32 * len(words) + SPARE_BITS, LeastBits()
 

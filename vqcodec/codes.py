@@ -28,8 +28,11 @@ def map_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def checksum(code_map: CodeMap) -> int:
-    """CRC-32 of the codes as little-endian 16-bit integers, stage by stage, row by row."""
-    return crc32(code_map.astype("<u2").tobytes())
+    """The lower half of the CRC-32 of the codes as little-endian 16-bit integers, stage by stage, row by row.
+
+    Sixteen bits stand behind another check: codes that drift leave the range coder where no file ends (bitstream.py).
+    """
+    return crc32(code_map.astype("<u2").tobytes()) & 0xFFFF
 
 
 def check_codes(code_map: CodeMap, level: LevelConfig, size: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 """The `.vq` container: header and sections, with checksums. Knows nothing of codes, priors or pictures.
 
-docs/FORMAT.md specifies it. Little endian; the header has 26 bytes, each section 9 bytes before its payload.
+docs/FORMAT.md specifies it. Little endian; the header has 18 bytes, a section at most 9 before its payload, 6 as a rule: what a small picture
+is made of should be codes.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from vqcodec.config import QUALITY_STEPS
 from vqcodec.errors import BadMagicError, DamagedError, FormatError, TruncatedError, UnsupportedVersionError
 
 MAGIC = b"\x8fVQC"  # the first byte is not ASCII: a transfer as text is noticed
-VERSION = 1
+VERSION = 2
 MODEL_ID_BYTES = 6
 MAX_SIDE = 65_535  # pixels
 LEVEL_SECTIONS = 3
 SECTION_TYPES = {1: "top", 2: "middle", 3: "bottom", 4: "alpha", 5: "icc", 6: "exif", 7: "xmp"}
 GRAY = 1  # bit of the flags; type 4 and later, which are optional, are announced by bit 1 and later
 
-_HEADER = struct.Struct(f"<4sBB{MODEL_ID_BYTES}sIIH")  # magic, version, flags, model id, width, height, quality
-_CHECKSUM = struct.Struct("<I")
-_SECTION = struct.Struct("<BII")  # type, payload length, CRC-32 of type, length and payload
-HEADER_BYTES = _HEADER.size + _CHECKSUM.size
-SECTION_OVERHEAD = _SECTION.size
+_HEADER = struct.Struct(f"<4sBB{MODEL_ID_BYTES}sHHH")  # magic, version, flags, model id, width, height, quality
+HEADER_BYTES = _HEADER.size
+LENGTH_BYTES = 5  # at most: 32 bits, seven a byte
+CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Section:
     @property
     def size(self) -> int:
         """Bytes in the file, the section's head included."""
-        return SECTION_OVERHEAD + len(self.payload)
+        return len(_packed(len(self.payload))) + CHECKSUM_BYTES + len(self.payload)
 
 
 class Metadata(NamedTuple):
@@ -102,11 +102,11 @@ def pack(container: Container) -> bytes:
     """Serialises a container; raises `LimitError` for metadata that is too long."""
     flags = GRAY * container.gray | sum(_announcement(section.kind) for section in container.sections)
     head = _HEADER.pack(MAGIC, VERSION, flags, container.model_id, container.width, container.height, container.quality)
-    parts = [head, _CHECKSUM.pack(crc32(head))]
+    parts = [head]
     for section in container.sections:
         _check_length(section.kind, len(section.payload))
-        checksum = _section_checksum(section.kind, section.payload)
-        parts += [_SECTION.pack(section.kind, len(section.payload), checksum), section.payload]
+        checksum = _checksum(head, section.kind, section.payload)
+        parts += [_packed(len(section.payload)), checksum, section.payload]
     return b"".join(parts)
 
 
@@ -147,23 +147,29 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
 
 
 def _header(data: bytes) -> tuple[Container, int]:
-    """The header as a container without sections, and the flags."""
+    """The header as a container without sections, and the flags. Its checksum is that of the first section."""
     if not data:
         raise TruncatedError("the file is empty; compress or copy it again")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise BadMagicError("this is no .vq file (wrong magic); give a file that vqcodec compress has written")
     if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
-        raise UnsupportedVersionError(f"format version {data[len(MAGIC)]} is not known here (only {VERSION}); install a newer vqcodec")
+        raise UnsupportedVersionError(_unsupported(data[len(MAGIC)]))
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"the file ends inside its header ({len(data)} of {HEADER_BYTES} bytes); copy it again")
+    _section(data, HEADER_BYTES, 1)
     _, _, flags, model_id, width, height, quality = _HEADER.unpack_from(data)
-    if crc32(data[: _HEADER.size]) != _CHECKSUM.unpack_from(data, _HEADER.size)[0]:
-        raise DamagedError("the header is damaged (its checksum does not hold); copy the file again")
     if flags >> (len(SECTION_TYPES) - LEVEL_SECTIONS + 1):
         raise UnsupportedVersionError(f"the file uses something that is not known here (flags {flags:#x}); install a newer vqcodec")
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and quality <= QUALITY_STEPS):
+    if not (width and height and quality <= QUALITY_STEPS):
         raise DamagedError("the header holds impossible values; the program that wrote it is at fault")
     return Container(model_id, width, height, quality, (), bool(flags & GRAY)), flags
+
+
+def _unsupported(version: int) -> str:
+    """What to do with a file of another version."""
+    if version < VERSION:
+        return f"format version {version} is older than what is read here (only {VERSION}); use the vqcodec that wrote it, or the original"
+    return f"format version {version} is not known here (only {VERSION}); install a newer vqcodec"
 
 
 def _kinds(flags: int) -> list[int]:
@@ -173,9 +179,11 @@ def _kinds(flags: int) -> list[int]:
 
 def _end(data: bytes, offset: int) -> int:
     """Where the section at `offset` ends, by its own account; it may be wrong."""
-    if offset + _SECTION.size > len(data):
+    try:
+        length, start = _length(data, offset, 1)
+    except FormatError:
         return len(data)
-    return offset + _SECTION.size + int(_SECTION.unpack_from(data, offset)[1])
+    return start + CHECKSUM_BYTES + length
 
 
 def _announcement(kind: int) -> int:
@@ -201,21 +209,39 @@ def _sections(data: bytes, flags: int, levels: int) -> tuple[Section, ...]:
 
 
 def _section(data: bytes, offset: int, kind: int) -> Section:
-    name, start = SECTION_TYPES[kind], offset + _SECTION.size
-    if start > len(data):
-        raise TruncatedError(f"the file ends before its section '{name}'; copy it again{_hint(kind)}")
-    given, length, checksum = _SECTION.unpack_from(data, offset)
-    if start + length > len(data):
-        # a damaged length looks like a missing end, unless the type shows the damage
-        if given != kind:
-            raise DamagedError(f"the head of the section '{name}' is damaged; copy the file again")
-        left = len(data) - start
+    name = SECTION_TYPES[kind]
+    length, offset = _length(data, offset, kind)
+    start = offset + CHECKSUM_BYTES
+    if start + length > len(data):  # a damaged length looks like a missing end
+        left = max(0, len(data) - start)
         raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
     _check_length(kind, length)
     payload = data[start : start + length]
-    if given != kind or _section_checksum(kind, payload) != checksum:
-        raise DamagedError(f"the section '{name}' is damaged (its checksum does not hold); copy the file again")
+    if _checksum(data[:HEADER_BYTES], kind, payload) != data[offset:start]:
+        what = f"the header or the section '{name}'" if kind == 1 else f"the section '{name}'"
+        raise DamagedError(f"{what} is damaged (its checksum does not hold); copy the file again")
     return Section(kind, payload)
+
+
+def _packed(length: int) -> bytes:
+    """A payload's length, seven bits a byte, the lowest first; all bytes but the last have their highest bit set (LEB128)."""
+    found = bytearray()
+    while length > 127:
+        found.append(128 | length & 127)
+        length >>= 7
+    return bytes([*found, length])
+
+
+def _length(data: bytes, offset: int, kind: int) -> tuple[int, int]:
+    """The length that the section at `offset` begins with, and where that ends."""
+    field, name = data[offset : offset + LENGTH_BYTES], SECTION_TYPES[kind]
+    used = next((count for count, byte in enumerate(field, 1) if byte < 128), 0)
+    if not used and len(field) < LENGTH_BYTES:
+        raise TruncatedError(f"the file ends before its section '{name}'; copy it again{_hint(kind)}")
+    length = sum((byte & 127) << 7 * index for index, byte in enumerate(field[:used]))
+    if _packed(length) != field[:used]:
+        raise DamagedError(f"the length of the section '{name}' is damaged; copy the file again")
+    return length, offset + used
 
 
 def _check_length(kind: int, length: int) -> None:
@@ -229,5 +255,6 @@ def _hint(kind: int) -> str:
     return f", or take what is there with --levels {SECTION_TYPES[whole]} or --salvage" if whole else ""
 
 
-def _section_checksum(kind: int, payload: bytes) -> int:
-    return crc32(payload, crc32(struct.pack("<BI", kind, len(payload))))
+def _checksum(header: bytes, kind: int, payload: bytes) -> bytes:
+    """CRC-32 of the header, the section's type, and the section but for this: so sections belong to one header and one place."""
+    return crc32(payload, crc32(bytes([kind]) + _packed(len(payload)), crc32(header))).to_bytes(CHECKSUM_BYTES, "little")

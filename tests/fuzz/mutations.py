@@ -72,7 +72,7 @@ def spoil_payloads(seed: bytes, edits: Sequence[Edit], other: bytes) -> bytes:
     for edit in edits[:2]:
         index = edit.value % len(sections)
         payload = apply(sections[index].payload, edits, others[edit.value % len(others)].payload)
-        whole = payload[: len(payload) // 4 * 4].ljust(4, b"\0") if index < container.LEVEL_SECTIONS else payload or b"\0"
+        whole = payload[: max(0, (len(payload) - 2) // 4 * 4 + 2)].ljust(2, b"\0") if index < container.LEVEL_SECTIONS else payload or b"\0"
         sections[index] = replace(sections[index], payload=whole)
     sizes = (held.width, held.height, held.quality)
     if edits[0].where % 8 == 0:
@@ -110,14 +110,18 @@ def reseal(data: bytes, seed: bytes) -> bytes:
     """Makes the checksums of a spoilt `.vq` file hold, and gives it the magic, version and model of the seed."""
     if len(data) < container.HEADER_BYTES:
         return data
-    head = seed[:5] + data[5:6] + seed[6:12] + data[12:22]
-    parts, offset = [head, struct.pack("<I", crc32(head))], container.HEADER_BYTES
-    while offset + container.SECTION_OVERHEAD <= len(data):
-        kind, length, _ = struct.unpack_from("<BII", data, offset)
-        offset += container.SECTION_OVERHEAD
-        payload = data[offset : offset + length]
-        parts += [struct.pack("<BI", kind, length), struct.pack("<I", crc32(payload, crc32(struct.pack("<BI", kind, length)))), payload]
-        offset += length
+    head = seed[:5] + data[5:6] + seed[6:12] + data[12 : container.HEADER_BYTES]
+    parts, offset = [head], container.HEADER_BYTES
+    announced = [kind for kind in container.SECTION_TYPES if kind <= container.LEVEL_SECTIONS or head[5] >> (kind - 3) & 1]
+    for kind in announced:
+        found = re.compile(rb"[\x80-\xff]{0,4}[\x00-\x7f]").match(data, offset)
+        if found is None:
+            break
+        start = found.end() + container.CHECKSUM_BYTES
+        stop = start + sum((byte & 127) << 7 * index for index, byte in enumerate(found[0]))
+        payload = data[start:stop]
+        parts += [found[0], struct.pack("<I", crc32(head + bytes([kind]) + found[0] + payload)), payload]
+        offset = min(stop, len(data))
     return b"".join([*parts, data[offset:]])
 
 

@@ -3,7 +3,8 @@
 Writes `tests/golden/v6/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
 append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout, `v2` and `v3` of the second,
-`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py).
+`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py). All files
+are of version 2 (docs/FORMAT.md): those of older models were written anew from their codes.
 """
 
 from __future__ import annotations
