@@ -42,7 +42,8 @@ def damaged() -> dict[str, tuple[bytes, str]]:
     return {
         "empty": (b"", "empty"),
         "truncated": (FILE[:-1], "copy"),
-        "header only": (FILE[:10], "ends"),
+        "half a header": (FILE[:10], "inside its header"),
+        "header only": (FILE[:18], "ends"),
         "flipped byte": (bytes(flipped), "checksum"),
         "wrong magic": (b"x" + FILE[1:], "magic"),
         "unknown version": (FILE[:4] + b"\x09" + FILE[5:], "version 9"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -34,7 +35,12 @@ containers = st.builds(
     height=st.integers(1, 65_535),
     quality=st.integers(0, 10_000),
     sections=st.sets(st.integers(4, 7)).flatmap(
-        lambda extra: st.tuples(*[st.builds(Section, st.just(kind), st.integers(0, 20_000).map(bytes) | st.binary(max_size=50)) for kind in (1, 2, 3, *sorted(extra))])
+        lambda extra: st.tuples(
+            *[
+                st.builds(Section, st.just(kind), st.integers(0, 20_000).map(bytes) | st.binary(max_size=50))
+                for kind in (1, 2, 3, *sorted(extra))
+            ]
+        )
     ),
     gray=st.booleans(),
 )
@@ -48,11 +54,15 @@ def with_header(**values: int) -> bytes:
     return head + b"".join(sealed(head, section.kind, section.payload) for section in HELD.sections)
 
 
-def sealed(head: bytes, kind: int, payload: bytes) -> bytes:
-    """A section as docs/FORMAT.md has it, of fewer than 2^14 bytes."""
+def sealed(head: bytes, kind: int, payload: bytes, length: bytes = b"") -> bytes:
+    """A section as docs/FORMAT.md has it, of fewer than 2^14 bytes unless its `length` is given."""
     count = len(payload)
-    length = bytes([count]) if count < 128 else bytes([128 + count % 128, count // 128])
+    length = length or (bytes([count]) if count < 128 else bytes([128 + count % 128, count // 128]))
     return length + struct.pack("<I", crc32(head + bytes([kind]) + length + payload)) + payload
+
+
+def head_of(held: Container, flags: int = 0) -> bytes:
+    return struct.pack("<4sBB6sHHH", container.MAGIC, 2, flags, held.model_id, held.width, held.height, held.quality)
 
 
 def with_payload(index: int, payload: bytes) -> bytes:
@@ -130,7 +140,9 @@ def test_wrong_magic(data: bytes) -> None:
         container.unpack(data)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(0, "the vqcodec that wrote it"), (1, "the vqcodec that wrote it"), (3, "newer"), (255, "newer")])
+@pytest.mark.parametrize(
+    ("version", "advice"), [(0, "the vqcodec that wrote it"), (1, "the vqcodec that wrote it"), (3, "newer"), (255, "newer")]
+)
 def test_unknown_version(version: int, advice: str) -> None:
     with pytest.raises(UnsupportedVersionError, match=f"version {version} .*{advice}"):
         container.unpack(with_header(version=version))
@@ -176,7 +188,36 @@ def test_sections_that_the_flags_do_not_announce() -> None:
     with pytest.raises(DamagedError, match="follow"):
         container.unpack(with_header() + whole[len(FILE) :])
     with pytest.raises(DamagedError, match="'alpha'"):
-        container.unpack(with_header(flags=2) + whole[len(FILE) :])
+        container.unpack(with_header(flags=2) + sealed(head_of(HELD, 2), 5, b"profile"))
+
+
+def test_a_section_belongs_to_one_header() -> None:
+    wider = replace(HELD, width=HELD.width + 1)
+    parts = [
+        sealed(head_of(held), section.kind, section.payload) for held, section in zip((wider, wider, HELD), HELD.sections, strict=True)
+    ]
+    with pytest.raises(DamagedError, match="'bottom'"):
+        container.unpack(head_of(wider) + b"".join(parts))
+
+
+@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("length", [b"\x82\x00", b"\x82\x80\x00", b"\x82\x80\x80\x80\x00", b"\x82\x80\x80\x80\x80", b"\xff" * 5])
+def test_a_length_has_as_few_bytes_as_can_be(length: bytes, index: int) -> None:
+    head = head_of(HELD)
+    for sealed_over in (length, b"\x02"):
+        parts = [sealed(head, kind, b"xy") for kind in (1, 2, 3)]
+        assert container.unpack(head + b"".join(parts)).levels == [b"xy"] * 3
+        parts[index] = length + sealed(head, index + 1, b"xy", sealed_over)[len(sealed_over) :]
+        with pytest.raises(DamagedError, match="length"):
+            container.unpack(head + b"".join(parts))
+
+
+@pytest.mark.parametrize(("count", "length"), [(127, b"\x7f"), (128, b"\x80\x01"), (16_383, b"\xff\x7f"), (70_000, b"\xf0\xa2\x04")])
+def test_lengths(count: int, length: bytes) -> None:
+    sections = (Section(1, bytes(count)), *HELD.sections[1:])
+    data = container.pack(replace(HELD, sections=sections))
+    assert data.startswith(head_of(HELD) + sealed(head_of(HELD), 1, bytes(count), length))
+    assert container.unpack(data).sections == sections
 
 
 @pytest.mark.parametrize("levels", [1, 2])

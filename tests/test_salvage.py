@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import GOLDEN, noise, swapped, vqcodec
-from vqcodec import codec, container, image
+from vqcodec import codec, container, image, limits
 from vqcodec.container import HEADER_BYTES, Metadata
 from vqcodec.errors import DamagedError, FormatError, TruncatedError
 from vqcodec.model import Model
@@ -75,7 +75,7 @@ def test_damage_in_a_payload(name: str, whole: bytes, model: Model) -> None:
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_truncated_file(name: str, whole: bytes, model: Model) -> None:
     start, stop = places(whole)[name]
-    for length in (start, start + 5, stop - 1):
+    for length in (start, start + 1, start + 3, start + 5, stop - 1):
         with pytest.raises(TruncatedError):
             codec.decompress(whole[:length], model)
         check(whole[:length], whole, {"middle": 1, "bottom": 2}.get(name, 3), model, set(NAMES[NAMES.index(name) :]))
@@ -108,6 +108,12 @@ def test_codes_that_fail_their_checksum(whole: bytes, model: Model) -> None:
     assert found.levels == 1
     assert np.array_equal(found.image[:, :, :3], codec.decompress(whole, model, 1)[:, :, :3])
     assert "checksum" in found.lost[0]
+
+
+def test_metadata_of_an_impossible_length(whole: bytes, model: Model) -> None:
+    """The length of the ICC profile says more than there may be, and there are as many bytes."""
+    start = places(whole)["icc"][0]
+    check(whole[:start] + b"\x81\x80\x80\x08" + bytes(limits.MAX_METADATA + 9), whole, 3, model, {"icc", "xmp"})
 
 
 def test_bytes_after_the_end_are_said(whole: bytes, model: Model) -> None:

@@ -1,7 +1,7 @@
 """The `.vq` container: header and sections, with checksums. Knows nothing of codes, priors or pictures.
 
-docs/FORMAT.md specifies it. Little endian; the header has 18 bytes, a section at most 9 before its payload, 6 as a rule: what a small picture
-is made of should be codes.
+docs/FORMAT.md specifies it. Little endian; the header has 18 bytes, a section as a rule 6 before its payload: what a small picture is made
+of should be codes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import crc32
 
 from vqcodec import limits
 from vqcodec.config import QUALITY_STEPS
-from vqcodec.errors import BadMagicError, DamagedError, FormatError, TruncatedError, UnsupportedVersionError
+from vqcodec.errors import BadMagicError, DamagedError, FormatError, LimitError, TruncatedError, UnsupportedVersionError
 
 MAGIC = b"\x8fVQC"  # the first byte is not ASCII: a transfer as text is noticed
 VERSION = 2
@@ -26,7 +26,7 @@ GRAY = 1  # bit of the flags; type 4 and later, which are optional, are announce
 
 _HEADER = struct.Struct(f"<4sBB{MODEL_ID_BYTES}sHHH")  # magic, version, flags, model id, width, height, quality
 HEADER_BYTES = _HEADER.size
-LENGTH_BYTES = 5  # at most: 32 bits, seven a byte
+LENGTH_BYTES = 5  # at most: seven bits a byte
 CHECKSUM_BYTES = 4
 
 
@@ -132,7 +132,7 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
     for kind in _kinds(flags):
         try:
             found.append(_section(data, offset, kind))
-        except FormatError as error:
+        except (FormatError, LimitError) as error:
             if kind == 1:
                 raise
             lost.append(str(error).split(";")[0])
@@ -180,7 +180,7 @@ def _kinds(flags: int) -> list[int]:
 def _end(data: bytes, offset: int) -> int:
     """Where the section at `offset` ends, by its own account; it may be wrong."""
     try:
-        length, start = _length(data, offset, 1)
+        length, start = _length(data, offset, 1)  # the type is for an error's words alone
     except FormatError:
         return len(data)
     return start + CHECKSUM_BYTES + length
