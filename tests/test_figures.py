@@ -127,10 +127,10 @@ def test_the_longer_search_has_a_column_of_its_own(results: dict[str, Any]) -> N
     """Its BD-rates come from its own results, and where those lack a codec there is none."""
     thorough = copy.deepcopy(results)
     anchors = [rate["anchor"] for rate in results["summary"]["rates"]]
-    thorough["summary"]["rates"] = [rate | {"percent": -12.34} for rate in thorough["summary"]["rates"] if rate["anchor"] != anchors[0]]
+    thorough["summary"]["rates"] = [rate | {"percent": -98.76} for rate in thorough["summary"]["rates"] if rate["anchor"] != anchors[0]]
     cells = [line.split(" | ") for line in FIGURES.block(results, thorough).splitlines() if re.search(r"\d dB \|", line)]
     assert len(cells) == len(anchors)
-    assert [row[2] for row in cells] == ["-"] + ["-12.3 %"] * (len(anchors) - 1)
+    assert [row[2] for row in cells] == ["-"] + ["-98.8 %"] * (len(anchors) - 1)
     assert all(row[1] != row[2] for row in cells)
 
 
