@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support import GOLDEN, ROOT, noise, vqcodec
-from vqcodec import codec, image
+from vqcodec import codec, container, image
 from vqcodec.model import Model
 
 MODEL = GOLDEN / "model"
@@ -172,7 +172,7 @@ def test_a_cut_off_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_info_shows_the_rate_of_each_level() -> None:
     facts = json.loads(vqcodec("info", FILE, "--json", "-m", MODEL, cwd=GOLDEN).stdout)
     assert list(facts["sections_bpp"]) == ["top", "middle", "bottom"]
-    assert abs(sum(facts["sections_bpp"].values()) + 8 * 26 / (88 * 104) - facts["bpp"]) < 1e-9
+    assert abs(sum(facts["sections_bpp"].values()) + 8 * container.HEADER_BYTES / (88 * 104) - facts["bpp"]) < 1e-9
     assert f"{facts['sections_bpp']['bottom']:.4f} bpp" in vqcodec("info", FILE, "-m", MODEL, cwd=GOLDEN).stdout.decode()
 
 
