@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -46,11 +47,9 @@ containers = st.builds(
 )
 
 
-def with_header(**values: int) -> bytes:
+def with_header(version: int = 2, flags: int = 0, **values: Any) -> bytes:
     """The golden file with other values in its header, and checksums that hold."""
-    fields = {"magic": container.MAGIC, "version": 2, "flags": 0, "model_id": HELD.model_id}
-    fields |= {"width": HELD.width, "height": HELD.height, "quality": HELD.quality} | values
-    head = struct.pack("<4sBB6sHHH", *fields.values())
+    head = head_of(replace(HELD, **values), flags, version)
     return head + b"".join(sealed(head, section.kind, section.payload) for section in HELD.sections)
 
 
@@ -61,8 +60,9 @@ def sealed(head: bytes, kind: int, payload: bytes, length: bytes = b"") -> bytes
     return length + struct.pack("<I", crc32(head + bytes([kind]) + length + payload)) + payload
 
 
-def head_of(held: Container, flags: int = 0) -> bytes:
-    return struct.pack("<4sBB6sHHH", container.MAGIC, 2, flags, held.model_id, held.width, held.height, held.quality)
+def head_of(held: Container, flags: int = 0, version: int = 2) -> bytes:
+    """The header as docs/FORMAT.md has it."""
+    return struct.pack("<4sBB6sHHH", container.MAGIC, version, flags, held.model_id, held.width, held.height, held.quality)
 
 
 def with_payload(index: int, payload: bytes) -> bytes:

@@ -74,7 +74,7 @@ def read_levels(prior: Prior, payloads: Sequence[bytes], height: int, width: int
     known: CodeMap | None = None
     context: Array | None = None
     for level, (payload, size) in enumerate(zip(payloads, map_sizes(height, width), strict=False)):
-        if len(payload) < _CHECKSUM.size or len(payload) % WORD_BYTES != _CHECKSUM.size:
+        if len(payload) % WORD_BYTES != _CHECKSUM.size:
             raise DamagedError(f"the payload of the level '{LEVELS[level]}' has an impossible length; copy the file again")
         context = prior.context(level, quality, known, context)
         known = _read_level(prior, level, context, size, payload)

@@ -15,6 +15,7 @@ from zlib import crc32
 from vqcodec import limits
 from vqcodec.config import QUALITY_STEPS
 from vqcodec.errors import BadMagicError, DamagedError, FormatError, LimitError, TruncatedError, UnsupportedVersionError
+from vqcodec.graphs import varint
 
 MAGIC = b"\x8fVQC"  # the first byte is not ASCII: a transfer as text is noticed
 VERSION = 2
@@ -105,8 +106,7 @@ def pack(container: Container) -> bytes:
     parts = [head]
     for section in container.sections:
         _check_length(section.kind, len(section.payload))
-        checksum = _checksum(head, section.kind, section.payload)
-        parts += [_packed(len(section.payload)), checksum, section.payload]
+        parts += [_section_head(head, section.kind, section.payload), section.payload]
     return b"".join(parts)
 
 
@@ -115,8 +115,8 @@ def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
 
     Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError`, `DamagedError` or `LimitError`.
     """
-    head, flags = _header(data)
-    return replace(head, sections=_sections(data, flags, levels))
+    head, flags = _beginning(data)
+    return replace(head, sections=_sections(data, head.sections, flags, levels))
 
 
 def salvage(data: bytes) -> tuple[Container, list[str]]:
@@ -125,18 +125,16 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
     The levels end before the first one that is lost; sections behind one whose length is lost are lost as well. Raises as `unpack` does
     where the header or the first level is not intact.
     """
-    head, flags = _header(data)
-    found: list[Section] = []
+    head, flags = _beginning(data)
+    found = [*head.sections]
     lost: list[str] = []
-    offset = HEADER_BYTES
-    for kind in _kinds(flags):
+    offset = HEADER_BYTES + found[0].size
+    for kind in _kinds(flags)[1:]:
         try:
             found.append(_section(data, offset, kind))
         except (FormatError, LimitError) as error:
-            if kind == 1:
-                raise
             lost.append(str(error).split(";")[0])
-        offset = _end(data, offset)
+        offset = _end(data, offset, kind)
     if offset < len(data):
         lost.append(f"{len(data) - offset} bytes follow the last section")
     whole = len(list(takewhile(lambda pair: pair[0] == pair[1].kind, enumerate(found, 1))))
@@ -146,8 +144,8 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
     return replace(head, sections=tuple(kept)), lost
 
 
-def _header(data: bytes) -> tuple[Container, int]:
-    """The header as a container without sections, and the flags. Its checksum is that of the first section."""
+def _beginning(data: bytes) -> tuple[Container, int]:
+    """The header and the first section, whose checksum is that of both, as a container; and the flags."""
     if not data:
         raise TruncatedError("the file is empty; compress or copy it again")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -156,13 +154,13 @@ def _header(data: bytes) -> tuple[Container, int]:
         raise UnsupportedVersionError(_unsupported(data[len(MAGIC)]))
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"the file ends inside its header ({len(data)} of {HEADER_BYTES} bytes); copy it again")
-    _section(data, HEADER_BYTES, 1)
+    top = _section(data, HEADER_BYTES, 1)
     _, _, flags, model_id, width, height, quality = _HEADER.unpack_from(data)
     if flags >> (len(SECTION_TYPES) - LEVEL_SECTIONS + 1):
         raise UnsupportedVersionError(f"the file uses something that is not known here (flags {flags:#x}); install a newer vqcodec")
     if not (width and height and quality <= QUALITY_STEPS):
         raise DamagedError("the header holds impossible values; the program that wrote it is at fault")
-    return Container(model_id, width, height, quality, (), bool(flags & GRAY)), flags
+    return Container(model_id, width, height, quality, (top,), bool(flags & GRAY)), flags
 
 
 def _unsupported(version: int) -> str:
@@ -177,10 +175,10 @@ def _kinds(flags: int) -> list[int]:
     return [kind for kind in SECTION_TYPES if kind <= LEVEL_SECTIONS or flags & _announcement(kind)]
 
 
-def _end(data: bytes, offset: int) -> int:
+def _end(data: bytes, offset: int, kind: int) -> int:
     """Where the section at `offset` ends, by its own account; it may be wrong."""
     try:
-        length, start = _length(data, offset, 1)  # the type is for an error's words alone
+        length, start = _length(data, offset, kind)
     except FormatError:
         return len(data)
     return start + CHECKSUM_BYTES + length
@@ -191,18 +189,18 @@ def _announcement(kind: int) -> int:
     return 0 if kind <= LEVEL_SECTIONS else 1 << (kind - LEVEL_SECTIONS)
 
 
-def _sections(data: bytes, flags: int, levels: int) -> tuple[Section, ...]:
-    """Reads the sections after the header: those that there must be, nothing after them."""
-    found: list[Section] = []
-    offset = HEADER_BYTES
-    for kind in _kinds(flags):
+def _sections(data: bytes, first: tuple[Section, ...], flags: int, levels: int) -> tuple[Section, ...]:
+    """Reads the sections after the `first` ones: those that there must be, nothing after them. Returns all."""
+    found = [*first]
+    offset = HEADER_BYTES + sum(section.size for section in first)
+    for kind in _kinds(flags)[len(first) :]:
         try:
             found.append(_section(data, offset, kind))
         except TruncatedError:
             if levels < LEVEL_SECTIONS and len(found) >= levels:
                 return tuple(found)
             raise
-        offset = _end(data, offset)
+        offset += found[-1].size
     if offset != len(data):
         raise DamagedError(f"{len(data) - offset} bytes follow the last section; the file was changed after it was written")
     return tuple(found)
@@ -210,14 +208,14 @@ def _sections(data: bytes, flags: int, levels: int) -> tuple[Section, ...]:
 
 def _section(data: bytes, offset: int, kind: int) -> Section:
     name = SECTION_TYPES[kind]
-    length, offset = _length(data, offset, kind)
-    start = offset + CHECKSUM_BYTES
+    length, after = _length(data, offset, kind)
+    start = after + CHECKSUM_BYTES
     if start + length > len(data):  # a damaged length looks like a missing end
         left = max(0, len(data) - start)
         raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
     _check_length(kind, length)
     payload = data[start : start + length]
-    if _checksum(data[:HEADER_BYTES], kind, payload) != data[offset:start]:
+    if _section_head(data[:HEADER_BYTES], kind, payload) != data[offset:start]:
         what = f"the header or the section '{name}'" if kind == 1 else f"the section '{name}'"
         raise DamagedError(f"{what} is damaged (its checksum does not hold); copy the file again")
     return Section(kind, payload)
@@ -235,12 +233,15 @@ def _packed(length: int) -> bytes:
 def _length(data: bytes, offset: int, kind: int) -> tuple[int, int]:
     """The length that the section at `offset` begins with, and where that ends."""
     field, name = data[offset : offset + LENGTH_BYTES], SECTION_TYPES[kind]
-    used = next((count for count, byte in enumerate(field, 1) if byte < 128), 0)
-    if not used and len(field) < LENGTH_BYTES:
-        raise TruncatedError(f"the file ends before its section '{name}'; copy it again{_hint(kind)}")
-    length = sum((byte & 127) << 7 * index for index, byte in enumerate(field[:used]))
+    damaged = f"the length of the section '{name}' is damaged; copy the file again"
+    try:
+        length, used = varint(memoryview(field), 0)
+    except IndexError:
+        if len(field) < LENGTH_BYTES:
+            raise TruncatedError(f"the file ends before its section '{name}'; copy it again{_hint(kind)}") from None
+        raise DamagedError(damaged) from None
     if _packed(length) != field[:used]:
-        raise DamagedError(f"the length of the section '{name}' is damaged; copy the file again")
+        raise DamagedError(damaged)
     return length, offset + used
 
 
@@ -255,6 +256,7 @@ def _hint(kind: int) -> str:
     return f", or take what is there with --levels {SECTION_TYPES[whole]} or --salvage" if whole else ""
 
 
-def _checksum(header: bytes, kind: int, payload: bytes) -> bytes:
-    """CRC-32 of the header, the section's type, and the section but for this: so sections belong to one header and one place."""
-    return crc32(payload, crc32(bytes([kind]) + _packed(len(payload)), crc32(header))).to_bytes(CHECKSUM_BYTES, "little")
+def _section_head(header: bytes, kind: int, payload: bytes) -> bytes:
+    """The length, and the CRC-32 of the header, the type, the length and the payload: so a section belongs to one header and one place."""
+    length = _packed(len(payload))
+    return length + crc32(payload, crc32(header + bytes([kind]) + length)).to_bytes(CHECKSUM_BYTES, "little")
