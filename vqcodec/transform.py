@@ -32,8 +32,10 @@ from vqcodec.search import Floats, Search
 Image = NDArray[np.uint8]
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
-IMPROVEMENTS = (0, 0, 0, 0, 0, 0, 1, 2, 3, 6)  # how often the bottom latents are improved and searched again, by effort
-IMPROVEMENT = np.float32(0.25)  # of the way to the wanted latents each time; all of it leads astray (bench/LOG.md)
+# What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
+# alone would lead astray, and then ever shorter ones (bench/LOG.md).
+IMPROVEMENTS: tuple[tuple[float, ...], ...]
+IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.55, 0.3, 0.17), (0.7, 0.45, 0.3, 0.2, 0.13, 0.08))
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
@@ -181,7 +183,7 @@ class Transform:
         assert self.searches is not None
         found: list[CodeMap] = []
         improvements = self._improvements(effort)
-        sparing = last or improvements > 0  # else the encoders would keep their memory while the improver takes as much again
+        sparing = last or bool(improvements)  # else the encoders would keep their memory while the improver takes as much again
         for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
             known |= _run(encoder(), known, sparing)
             height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
@@ -191,20 +193,20 @@ class Transform:
             known[name] = np.zeros((self.config.levels[len(found)].stages, height, width), np.int32)
             known[name][:, inside[0], inside[1]] = _codes(search, known, (height, width), inside, PATHS[effort])
             found.append(known[name])
-        for _ in range(improvements):
-            self._improve(known, effort, last)
+        for step in improvements:
+            self._improve(known, step, effort, last)
         return found
 
-    def _improvements(self, effort: int) -> int:
-        """How often the bottom latents of a tile are improved."""
-        return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else 0
+    def _improvements(self, effort: int) -> tuple[float, ...]:
+        """How far the bottom latents of a tile go each time that they are improved."""
+        return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
 
-    def _improve(self, known: dict[str, Any], effort: int, last: bool) -> None:
-        """Moves the bottom latents that are `known` nearer to those wanted, and finds the bottom codes again, in place."""
+    def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
+        """Moves the bottom latents that are `known` by a part of the way to those wanted, and finds the bottom codes again, in place."""
         assert self.searches is not None
         assert self.improver is not None
         wanted = _run(self.improver(), known, last).get("wanted")
-        known["latents"] = _improved(known["latents"], wanted)
+        known["latents"] = _improved(known["latents"], wanted, step)
         codes, size = known[LEVELS[-1]], known[LEVELS[-1]].shape[1:]
         codes[:] = _codes(self.searches()[-1], known, size, (slice(None), slice(None)), PATHS[effort])
 
@@ -242,11 +244,11 @@ def _codes(search: Search, known: dict[str, Any], size: tuple[int, int], inside:
 
 
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
-def _improved(latents: Floats, wanted: Any) -> Floats:
-    """Latents (n, D) a part of the way nearer to those `wanted`, which must be of that kind."""
+def _improved(latents: Floats, wanted: Any, step: float) -> Floats:
+    """Latents (n, D) by `step` of the way nearer to those `wanted`, which must be of that kind."""
     if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
         raise InvalidModelError("the model's improve.onnx gives no latents of the size of its encoder's; export the model again")
-    return latents + IMPROVEMENT * (wanted - latents)
+    return latents + np.float32(step) * (wanted - latents)
 
 
 def _picture(found: list[Any], height: int, width: int) -> Image:
