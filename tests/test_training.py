@@ -283,6 +283,25 @@ def test_a_position_that_has_ended_costs_no_more_bits() -> None:
     assert torch.isfinite(quantizer.logits[1].weight.grad).all()
 
 
+@pytest.mark.parametrize(("kind", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_the_cross_entropy_and_its_gradient_are_those_of_pytorch(kind: torch.dtype, close: float) -> None:
+    torch.manual_seed(3)
+    logits = (4 * torch.randn(2 * pixelcnn.CACHED_ROWS + 7, 50)).to(kind)
+    values = torch.randint(1, 50, (len(logits),))
+    logits[::3, 0] = pixelcnn.IMPOSSIBLE
+    weights, gradients, found = torch.rand(len(logits)), [], []
+    for function in (pixelcnn.CrossEntropy.apply, lambda x, v: F.cross_entropy(x.float(), v, reduction="none")):
+        inputs = logits.clone().requires_grad_()
+        nats = function(inputs, values)
+        (nats * weights).sum().backward()
+        assert inputs.grad is not None
+        found.append(nats.detach())
+        gradients.append(inputs.grad.float())
+    assert torch.allclose(found[0], found[1], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(gradients[0], gradients[1], rtol=2 * close, atol=close)
+    assert not gradients[0][::3, 0].any()
+
+
 def test_dead_codes_are_split_from_live_ones() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer(TINY.transform.levels[0], 8)

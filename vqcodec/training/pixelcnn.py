@@ -26,6 +26,7 @@ from vqcodec.training.quantize import filled
 
 LOGIT_SHIFT = 7  # one hidden channel can move a logit by up to 126 units of 1/16 bit
 NATS = math.log(2) / LOGIT_STEPS  # nats per unit of the runtime's integer logits
+CACHED_ROWS = 256  # of logits, half a megabyte in float32
 IMPOSSIBLE = -1e4  # nats: the logit of a code that cannot be
 Tensors = dict[str, NDArray[np.int8] | NDArray[np.int32]]  # of `prior.safetensors`
 MASK_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (row, column); the order of the runtime's taps
@@ -103,15 +104,15 @@ class LevelNet(nn.Module):
         here = torch.arange(len(x), device=x.device)
         found = [Symbols(here, self._logits(self.length_hidden, self.length_logits, x, around), lengths)]
         x = clamped(x + F.embedding(lengths, self.length_embed.integers()))
-        zero = torch.arange(self.level.codebook_size, device=x.device) == 0
         count = len(here)
         for stage in range(len(symbols)):
             longer = (lengths[:count] > stage).nonzero()[:, 0]
             rows, count = filled(longer), len(longer)
             here, x, around, lengths = here[rows], x[rows], around[rows], lengths[rows]
             logits, chosen = self._logits(self.hidden[stage], self.logits[stage], x, around), symbols[stage, here]
-            impossible = (lengths == stage + 1)[:, None] & zero  # a last code that were 0 would not be the last
-            found.append(Symbols(here[:count], logits.masked_fill(impossible, IMPOSSIBLE)[:count], chosen[:count]))
+            with torch.no_grad():  # nothing that is impossible has a gradient
+                logits[:, 0].masked_fill_(lengths == stage + 1, IMPOSSIBLE)  # a last code that were 0 would not be the last
+            found.append(Symbols(here[:count], logits[:count], chosen[:count]))
             if stage < len(symbols) - 1:
                 x = clamped(x + F.embedding(chosen, self.head_embed[stage].integers()))
         return found
@@ -232,8 +233,34 @@ def _holds(own: NDArray[Any], stored: NDArray[Any], growing: tuple[int, ...]) ->
 
 def _bits(symbols: Symbols, positions: int) -> Tensor:
     """-log2 of the softmax of the logits at the symbols, at their places among all positions; 0 elsewhere."""
-    bits = F.cross_entropy(symbols.logits.float(), symbols.values, reduction="none") / math.log(2)
+    bits = CrossEntropy.apply(symbols.logits, symbols.values) / math.log(2)
     return bits.new_zeros(positions).index_put((symbols.here,), bits)
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Logits (M, K), values (M,) -> -ln of the softmax at the values, float32 (M,).
+
+    Finds the gradient on the way, in the logits' own precision, and on a processor by a few rows at a time: what is computed for them
+    in float32 then stays in its cache. PyTorch's own function goes through the memory of all logits again and again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        gradient = torch.empty_like(logits)
+        nats = torch.empty(len(logits), device=logits.device)
+        rows = CACHED_ROWS if logits.device.type == "cpu" else max(len(logits), 1)
+        for part, found, into, value in zip(*(x.split(rows) for x in (logits, nats, gradient, values[:, None])), strict=True):
+            likely = part.float().log_softmax(1)
+            found.copy_(-likely.gather(1, value)[:, 0])
+            likely.exp_().scatter_add_(1, value, likely.new_full((), -1.0).expand_as(value))
+            into.copy_(likely)
+        ctx.save_for_backward(gradient)
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0][:, None].to(gradient.dtype), None
 
 
 def _int8(x: Tensor) -> NDArray[np.int8]:
