@@ -38,5 +38,6 @@ class RangeDecoder:
         return np.array([self.one([int(freq) for freq in row]) for row in freqs], np.int32)
 
     def maybe_exhausted(self) -> bool:
-        """Whether fewer than two words are left over."""
-        return len(self.words) - self.read < 2
+        """Whether no word is left over, and the last ones are such as an encoder ends with."""
+        early = self.span != 2**64 - 1 and (self.point - self.lower) % 2**64 >= 2**33 - 1
+        return self.read >= len(self.words) and not early

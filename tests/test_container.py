@@ -38,7 +38,7 @@ containers = st.builds(
     sections=st.sets(st.integers(4, 7)).flatmap(
         lambda extra: st.tuples(
             *[
-                st.builds(Section, st.just(kind), st.integers(0, 20_000).map(bytes) | st.binary(max_size=50))
+                st.builds(Section, st.just(kind), st.integers(kind > 3, 20_000).map(bytes) | st.binary(min_size=kind > 3, max_size=50))
                 for kind in (1, 2, 3, *sorted(extra))
             ]
         )
@@ -181,6 +181,13 @@ def test_every_truncation_of_optional_sections_is_refused() -> None:
             container.unpack(bytes(damaged))
     with pytest.raises(DamagedError, match="1 bytes follow"):
         container.unpack(whole + b"\4")
+
+
+@pytest.mark.parametrize("kind", [4, 5, 6, 7])
+def test_an_announced_section_is_not_empty(kind: int) -> None:
+    whole = container.pack(replace(HELD, sections=(*HELD.sections, Section(kind, b""))))
+    with pytest.raises(DamagedError, match="is empty"):
+        container.unpack(whole)
 
 
 def test_sections_that_the_flags_do_not_announce() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import reference
+from tests.range_decoder import RangeDecoder
 from vqcodec.entropy import FAMILY, FREQ_TABLE, freqs
 
 LITERALS = {0: 16777216, 1: 16065917, 2: 15384775, 3: 14732511, 8: 11863283, 15: 8760003, 16: 8388608, 17: 8032959, 100: 220436, 200: 2896}
@@ -63,6 +64,25 @@ def test_range_coder_symbol_by_symbol_equals_all_at_once() -> None:
     for symbol, row in zip(SYMBOLS, FREQS, strict=True):
         encoder.encode(np.array([symbol]), FAMILY, np.array([row], np.float64))
     assert encoder.get_compressed().tolist() == WORDS
+
+
+def test_the_specified_range_decoder_ends_where_the_library_does() -> None:
+    """docs/FORMAT.md says which words may be left over."""
+    rng = np.random.default_rng(6)
+    tables = FREQ_TABLE.take(rng.integers(0, 400, (40, 17)), mode="clip")
+    symbols = np.array([rng.choice(17, p=row / row.sum()) for row in tables], np.int32)
+    found = set()
+    for count in range(len(tables) + 1):
+        encoder = constriction.stream.queue.RangeEncoder()
+        encoder.encode(symbols[:count], FAMILY, tables[:count])
+        written = encoder.get_compressed().tolist()
+        for words in (*(written + [fill] * more for fill in (0, 1, 2**32 - 1) for more in range(4)), written[:-1]):
+            library = constriction.stream.queue.RangeDecoder(np.array(words, np.uint32))
+            ours = RangeDecoder(words)
+            assert library.decode(FAMILY, tables[:count]).tolist() == ours.decode(FAMILY, tables[:count]).tolist()
+            assert library.maybe_exhausted() == ours.maybe_exhausted()
+            found.add((words == written, ours.maybe_exhausted()))
+    assert found == {(True, True), (False, True), (False, False)}
 
 
 def test_the_specified_range_decoder_reads_what_the_library_writes() -> None:

@@ -214,6 +214,8 @@ def _section(data: bytes, offset: int, kind: int) -> Section:
         left = max(0, len(data) - start)
         raise TruncatedError(f"the section '{name}' should have {length} bytes and {left} are left; copy the file again{_hint(kind)}")
     _check_length(kind, length)
+    if kind > LEVEL_SECTIONS and not length:
+        raise DamagedError(f"the section '{name}' is empty; the program that wrote the file is at fault")
     payload = data[start : start + length]
     if _section_head(data[:HEADER_BYTES], kind, payload) != data[offset:start]:
         what = f"the header or the section '{name}'" if kind == 1 else f"the section '{name}'"
