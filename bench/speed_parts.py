@@ -3,7 +3,7 @@
 python3 bench/speed_parts.py '{"sizes": [0.4, 2], "quality": 50, "model": "default", "peer_limit": 12}'
 
 Parts are inclusive and named by the way to them: `write/scan/products` lies within `write/scan`, which lies within `write`.
-Where the code is reorganised, `watch` below is what has to follow; the smoke test says when.
+Where the code is reorganised, `watched` below is what has to follow; the smoke test says when.
 """
 
 from __future__ import annotations

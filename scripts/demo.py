@@ -10,7 +10,7 @@ from pathlib import Path
 
 import environment
 
-python = environment.make(".venv-demo", ".")
+python = environment.make(".venv-demo", "--editable", ".")
 picture = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else environment.ROOT / "tests/images/astronaut.png"
 quality = sys.argv[2] if len(sys.argv) > 2 else "50"
 folder = environment.ROOT / "demo"

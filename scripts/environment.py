@@ -10,6 +10,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# what an editable installation reads or compiles
+SOURCES = ("pyproject.toml", "hatch_build.py", "scripts/compile_kernel.py", "vqcodec/kernel.c", "vqcodec/search.c")
 
 
 def make(name: str, *requirements: str) -> Path:
@@ -19,7 +21,7 @@ def make(name: str, *requirements: str) -> Path:
     folder = ROOT / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "installed"
-    sources = [(ROOT / path).read_bytes() for path in ("pyproject.toml", "vqcodec/kernel.c")]  # what installing reads or compiles
+    sources = [(ROOT / path).read_bytes() for path in SOURCES]
     wanted = hashlib.sha256(repr((requirements, sys.version, sources)).encode()).hexdigest()
     if not python.exists() or not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)

@@ -3,6 +3,7 @@
 #
 #   scripts/short_training.sh pack PHOTOGRAPHS...   here: photographs and wheels into the ignored folder .pack
 #   scripts/short_training.sh gather                there: what .pack holds onto the disk; can be repeated with other photographs
+#                                                   (numpy, Pillow, ONNX Runtime, torch and torchvision must be there)
 #   scripts/short_training.sh start MINUTES [...]   there: starts the training, which runs on after this returns; options of `vqcodec train`
 #   scripts/short_training.sh show                  there: how far it is, and whether the accelerator is busy
 #   scripts/short_training.sh collect FOLDER        there: model, logs and sample pictures, in files below 16 MiB
@@ -16,14 +17,16 @@ pack)
     shift
     rm -rf .pack && mkdir -p .pack/wheels
     "$python" -m pip download --quiet --no-deps --dest .pack/wheels \
-        'constriction>=0.5,<0.6' safetensors 'onnx>=1.19,<2' 'onnxscript>=0.5,<1' onnx-ir ml-dtypes 'click>=8.1,<9'
+        'constriction>=0.5,<0.6' safetensors 'onnx>=1.19,<2' 'onnxscript>=0.5,<1' onnx-ir ml-dtypes 'threadpoolctl>=3' \
+        'click>=8.1,<9'
     tar --create --file .pack/photographs.tar "$@"
     du -sh .pack/*
     ;;
 gather)
     mkdir -p "$work/photographs/$(sha256sum .pack/photographs.tar | cut -c1-8)"
     tar --extract --file .pack/photographs.tar --directory "$work/photographs/$(sha256sum .pack/photographs.tar | cut -c1-8)"
-    "$python" -m pip install --quiet --no-index --no-deps --find-links .pack/wheels constriction safetensors onnx onnxscript onnx-ir ml-dtypes click
+    "$python" -m pip install --quiet --no-index --no-deps --find-links .pack/wheels constriction safetensors onnx onnxscript onnx-ir ml-dtypes \
+        threadpoolctl click
     find "$work/photographs" -type f | wc -l
     ;;
 start)

@@ -237,4 +237,4 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         assert f"{value:,}" in text
     assert f"and {limits.INPUT_PIXEL_BYTES} for each pixel" in text
     assert f"{bitstream.SPARE_BITS} bits more" in text
-    assert f"{config.MAX_STAGES}, {config.MAX_CODEBOOK_SIZE}," in text
+    assert f"{config.MAX_STAGES}, {config.MAX_CODEBOOK_SIZE} |" in text

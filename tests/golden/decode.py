@@ -2,7 +2,7 @@
 
 Prints for each product a digest of all codes, and one of the frequencies that the files are written with.
 
-Needs numpy, Pillow, safetensors, threadpoolctl and click alone: no ONNX Runtime, for no pixel is computed, and without constriction, which
+Needs numpy, Pillow, safetensors and threadpoolctl alone: no ONNX Runtime, for no pixel is computed, and without constriction, which
 has no wheels for every machine, the range decoder of `tests/range_decoder.py` takes its place. Exits with 1 where codes are other than
 those beside the files.
 """

@@ -40,7 +40,7 @@ def moment() -> dict[str, Any]:
 def source() -> str:
     """Identifies the codec's own code, without bench and training: rows of other code are not the same measurement."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*.c")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

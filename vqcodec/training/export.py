@@ -1,8 +1,8 @@
 """Torch models to a model folder: ONNX graphs, the weights once in few bits, the integer prior, the card.
 
 The graphs hold no weights: their large initialisers become external ones under the names that the torch model has for them, and
-`transform.safetensors` holds all of its parameters once: most as int8 with a scale for each output, the others as float16. They are made
-float32 again when the model is opened.
+`transform.safetensors` holds all of its parameters once: most as int8 with a scale for each output (of codebooks for each vector), the
+others as float16. They are made float32 again when the model is opened.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, An
             module, example, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, output_names=outputs, optimize=False, verbose=False
         )
     assert program is not None
-    # half the nodes, so half the time to open; folding stops short of the weights, which both graphs share
+    # half the nodes, so half the time to open; folding stops short of the weights, which the graphs share
     return optimizer.optimize(program.model_proto, input_size_limit=SMALL, output_size_limit=SMALL)
 
 

@@ -1,6 +1,6 @@
 """Trains the integer PixelCNN on the codes of a finished transform, over all qualities.
 
-Shapes: codes per level int16 `(S, h, w)` of whole photographs; batches are windows that lie alike on all levels.
+Shapes: codes per level int16 `(S, h, w)` of photographs or pieces of them; batches are windows that lie alike on all levels.
 Loss: bits per pixel under the prior, each image divided by `lambda ** BALANCE` as in the transform's training.
 """
 
@@ -41,7 +41,7 @@ Coded = tuple[list[Tensor], Tensor]  # codes per level int64 (B, S, h, w), quali
 
 
 class CodedImage(NamedTuple):
-    """The codes of one photograph, each int16 (S, h, w), and the quality in hundredths that they were chosen at."""
+    """The codes of a photograph or a piece of one, each int16 (S, h, w), and the quality in hundredths that they were chosen at."""
 
     codes: list[Tensor]
     quality: int

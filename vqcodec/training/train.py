@@ -97,7 +97,7 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         coded = list(encode_images(encoder, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
         if world.size == 1:
             save_codes(checkpoints / "codes.safetensors", coded, transform.step)
-    display.line(f"prior: {len(coded)} photographs encoded")
+    display.line(f"prior: {len(coded)} codings of photographs")
     prior_valid = list(encode_images(encoder, held_out[:REPORT_IMAGES], options.seed, math.inf, passes=1))
     del encoder  # and its sessions
     prior = train_prior(coded, prior_valid, checkpoints, options, world, display)
