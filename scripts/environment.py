@@ -9,9 +9,11 @@ import sys
 import venv
 from pathlib import Path
 
+from compile_kernel import SOURCES as COMPILED
+
 ROOT = Path(__file__).resolve().parent.parent
 # what an editable installation reads or compiles
-SOURCES = ("pyproject.toml", "hatch_build.py", "scripts/compile_kernel.py", "vqcodec/kernel.c", "vqcodec/search.c")
+SOURCES = ("pyproject.toml", "hatch_build.py", "scripts/compile_kernel.py", *(f"vqcodec/{name}" for name in COMPILED))
 
 
 def make(name: str, *requirements: str) -> Path:

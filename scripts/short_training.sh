@@ -17,7 +17,7 @@ pack)
     shift
     rm -rf .pack && mkdir -p .pack/wheels
     "$python" -m pip download --quiet --no-deps --dest .pack/wheels \
-        'constriction>=0.5,<0.6' safetensors 'onnx>=1.19,<2' 'onnxscript>=0.5,<1' onnx-ir ml-dtypes 'threadpoolctl>=3' \
+        'constriction>=0.5,<0.6' safetensors 'onnx>=1.19,<2' 'onnxscript>=0.5,<1' onnx-ir ml-dtypes 'threadpoolctl>=3.5,<4' \
         'click>=8.1,<9'
     tar --create --file .pack/photographs.tar "$@"
     du -sh .pack/*
@@ -25,8 +25,7 @@ pack)
 gather)
     mkdir -p "$work/photographs/$(sha256sum .pack/photographs.tar | cut -c1-8)"
     tar --extract --file .pack/photographs.tar --directory "$work/photographs/$(sha256sum .pack/photographs.tar | cut -c1-8)"
-    "$python" -m pip install --quiet --no-index --no-deps --find-links .pack/wheels constriction safetensors onnx onnxscript onnx-ir ml-dtypes \
-        threadpoolctl click
+    "$python" -m pip install --quiet --no-index --no-deps .pack/wheels/*.whl
     find "$work/photographs" -type f | wc -l
     ;;
 start)
