@@ -64,9 +64,9 @@ def point(model: Model, pictures: list[Image], quality: float, effort: int) -> t
     for pixels in pictures:
         height, width = pixels.shape[:2]
         start = process_time()
-        codes = model.encode(pixels, quality, effort)
+        codes, extras = codec.encode(model, pixels, quality, effort)
         seconds += process_time() - start
-        data = codec.pack_codes(codes, height, width, quality, model)
+        data = codec.pack_codes(codes, height, width, quality, model, extras)
         rate += metrics.bpp(len(data), height, width)
         psnr += metrics.psnr(metrics.mse(pixels, codec.decompress(data, model)))
     return (rate / len(pictures), psnr / len(pictures)), seconds / len(pictures)

@@ -42,7 +42,8 @@ def test_file_decodes_to_the_stored_codes(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_stored_codes_pack_to_the_same_bytes(path: Path) -> None:
     codes, height, width, quality = stored(path)
-    assert codec.pack_codes(codes, height, width, quality, model_of(path)) == path.read_bytes()
+    extras = container.unpack(path.read_bytes()).extras
+    assert codec.pack_codes(codes, height, width, quality, model_of(path), extras) == path.read_bytes()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -117,7 +118,7 @@ def test_the_specification_alone_decodes_a_file(golden: Path, name: str) -> None
     codes, _, _, quality = stored(path)
     config = model_of(path).config
     tensors = load_file(golden / "model" / "prior.safetensors")
-    payloads = [section.payload for section in container.unpack(path.read_bytes()).sections]
+    payloads = container.unpack(path.read_bytes()).levels
     above: reference.Map = {(row, column): [] for row in range(codes.top.shape[1]) for column in range(codes.top.shape[2])}
     for level, (code_map, payload) in enumerate(zip(codes, payloads, strict=True)):
         above = reference.context(tensors, config, level, round(quality * 100), codes[level - 1] if level else None, above)

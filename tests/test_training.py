@@ -332,6 +332,8 @@ def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> No
     assert card["name"] == "out"
     assert card["training"]["transform"]["steps"] > 0
     assert card["training"]["prior"]["steps"] > 0
+    assert card["training"]["adaptation_pieces"] > 0
+    assert load_model(tmp_path / "out").transform.basis.any()  # type: ignore[union-attr]
     again = vqcodec(*train, "--max-minutes", "0.1", cwd=tmp_path)
     assert again.returncode == 1
     assert b"--resume" in again.stderr
@@ -509,7 +511,7 @@ def test_the_wanted_latents_follow_the_gradient(quality: float) -> None:
     gain = transform.gain(qualities)
     values = (transform.looked_up(2, codes[2], gain) * gain).detach().requires_grad_()
     last = transform.decoder.refine(2, state + transform.decoder.enter[2](values / gain), transform.anchors(qualities))
-    shown = transform.decoder.finish(last, values / gain, transform.anchors(qualities))
+    shown = transform.decoder.finish(transform.decoder.features(last, transform.anchors(qualities)), values / gain)
     assert 0.01 < ((shown < 0) | (shown > 1)).float().mean() < 0.99  # the clamp has a say
     error = shown + (shown.clamp(0, 1) - shown).detach() - images
     weighed = (transform.lagrangian(qualities) * error.square().mean(1).sum((1, 2))).sum()

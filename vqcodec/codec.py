@@ -16,6 +16,7 @@ from vqcodec.transform import Image
 
 ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
+ADAPTED_EFFORT = 3  # below, encoding should not take as long as decoding besides
 
 
 class Salvaged(NamedTuple):
@@ -46,7 +47,14 @@ def compress(
     rgb, extras = take_apart(image, metadata, max_pixels)
     opened.transform.begin_encoding()
     _ = opened.prior  # read meanwhile
-    return pack_codes(opened.encode(rgb, quality, effort), rgb.shape[0], rgb.shape[1], quality, opened, extras)
+    codes, extras = encode(opened, rgb, quality, effort, extras)
+    return pack_codes(codes, rgb.shape[0], rgb.shape[1], quality, opened, extras)
+
+
+def encode(model: Model, rgb: Image, quality: float, effort: int, extras: Extras = NO_EXTRAS) -> tuple[Codes, Extras]:
+    """An image's codes, and the extras with what adapts the decoder to it, from `ADAPTED_EFFORT` on."""
+    codes = model.encode(rgb, quality, effort)
+    return codes, extras._replace(adaptation=model.adapt(rgb, codes, quality) if effort >= ADAPTED_EFFORT else b"")
 
 
 def take_apart(image: Image, metadata: Metadata, max_pixels: int) -> tuple[Image, Extras]:
@@ -85,7 +93,8 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
         opened.transform.decoder.begin()  # beside the finer levels, once the top one is intact
         maps.append(code_map)
     codes = bitstream.complete(opened.prior, maps, held.height, held.width)
-    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels)
+    adaptation = held.extras.adaptation if levels == len(LEVELS) else b""
+    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels, adaptation)
     alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
     return channels.join(rgb, held.gray, alpha)
 
@@ -108,7 +117,12 @@ def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_P
             raise
         lost.append(str(error).split(";")[0])
     codes = bitstream.complete(opened.prior, maps, held.height, held.width)
-    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps))
+    try:
+        adaptation = held.extras.adaptation if len(maps) == len(LEVELS) else b""
+        rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps), adaptation)
+    except DamagedError as error:
+        rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps))
+        lost.append(str(error).split(";")[0])
     try:
         alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
     except DamagedError as error:

@@ -17,6 +17,8 @@ LEVEL_STRIDES = (32, 16, 8)  # pixels per code along each side
 ALIGNMENT = 32  # pixels: images are padded to a multiple of the top level's stride
 QUALITY_STEPS = 10_000  # quality 0..100 is stored in hundredths
 DEFAULT_EFFORT = 3  # of the search for codes, 0..9
+LAMBDA_UNIT = 100.0  # the Lagrangian at which latents have gain 1
+ADAPTED_STRIDE = 4  # pixels a side for each position of the decoder's last layer
 MAX_STAGES = 32
 MAX_CODEBOOK_SIZE = 4096
 MIN_RATE_WEIGHT = 0.01
@@ -43,6 +45,7 @@ class TransformConfig:
     `widths` are channels at 1/4, 1/8, 1/16 and 1/32 of each side; the depths count residual blocks there.
     Quality 0..1 maps to the Lagrangian `lambda_min * (lambda_max / lambda_min) ** quality` (bits per pixel
     per unit of MSE on [0, 1]); per-channel scales are interpolated between `anchors` equally spaced qualities.
+    A file may adapt the decoder's last layer by up to `adaptations` numbers (adaptation.py).
     """
 
     widths: tuple[int, ...]
@@ -52,6 +55,7 @@ class TransformConfig:
     lambda_min: float
     lambda_max: float
     anchors: int
+    adaptations: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class ModelConfig:
         data = asdict(self)
         if not self.prior.head_channels:
             del data["prior"]["head_channels"]
+        if not self.transform.adaptations:
+            del data["transform"]["adaptations"]
         for level in data["transform"]["levels"]:
             if level["rate_weight"] == 1:
                 del level["rate_weight"]
@@ -132,6 +138,7 @@ def _check_ranges(config: ModelConfig) -> None:
             raise ValueError(f"rate_weight must be a number in {MIN_RATE_WEIGHT}..{1 / MIN_RATE_WEIGHT}, not {level.rate_weight}")
     for name, low in (("widths", 1), ("encoder_depths", 0), ("decoder_depths", 0)):
         _check_integers(name, getattr(transform, name), low, 4096, count=len(LEVELS) + 1)
+    _check_integers("adaptations", (transform.adaptations,), 0, 64)
     _check_integers("anchors", (transform.anchors, prior.quality_anchors), 2, 64)
     if not all(type(value) in (int, float) for value in (transform.lambda_min, transform.lambda_max)):
         raise TypeError("lambda_min and lambda_max must be numbers")

@@ -22,7 +22,7 @@ VERSION = 2
 MODEL_ID_BYTES = 6
 MAX_SIDE = 65_535  # pixels
 LEVEL_SECTIONS = 3
-SECTION_TYPES = {1: "top", 2: "middle", 3: "bottom", 4: "alpha", 5: "icc", 6: "exif", 7: "xmp"}
+SECTION_TYPES = {1: "top", 2: "middle", 3: "bottom", 4: "alpha", 5: "icc", 6: "exif", 7: "xmp", 8: "adapt"}
 GRAY = 1  # bit of the flags; type 4 and later, which are optional, are announced by bit 1 and later
 
 _HEADER = struct.Struct(f"<4sBB{MODEL_ID_BYTES}sHHH")  # magic, version, flags, model id, width, height, quality
@@ -61,15 +61,19 @@ class Metadata(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What a file keeps beside the codes: whether the picture is gray, its alpha as a PNG (or empty), its metadata."""
+    """What a file keeps beside the codes: whether the picture is gray, its alpha as a PNG (or empty), its metadata.
+
+    And what the decoder is adapted by (or nothing).
+    """
 
     gray: bool = False
     alpha: bytes = b""
     metadata: Metadata = Metadata()
+    adaptation: bytes = b""
 
     def sections(self) -> tuple[Section, ...]:
         """The optional sections of a file."""
-        payloads = (self.alpha, *self.metadata)
+        payloads = (self.alpha, *self.metadata, self.adaptation)
         return tuple(Section(kind, payload) for kind, payload in enumerate(payloads, LEVEL_SECTIONS + 1) if payload)
 
 
@@ -96,7 +100,8 @@ class Container:
     def extras(self) -> Extras:
         """What there is beside the levels."""
         held = {section.name: section.payload for section in self.sections}
-        return Extras(self.gray, held.get("alpha", b""), Metadata(*(held.get(name, b"") for name in Metadata._fields)))
+        metadata = Metadata(*(held.get(name, b"") for name in Metadata._fields))
+        return Extras(self.gray, held.get("alpha", b""), metadata, held.get("adapt", b""))
 
 
 def pack(container: Container) -> bytes:

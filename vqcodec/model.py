@@ -25,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from vqcodec import graphs, limits
+from vqcodec.adaptation import packed, unpacked
 from vqcodec.codes import Codes
-from vqcodec.config import DEFAULT_EFFORT, LEVELS, QUALITY_STEPS, ModelConfig, TransformConfig
+from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, LEVELS, QUALITY_STEPS, ModelConfig, TransformConfig
 from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
@@ -88,9 +89,20 @@ class Model:
             raise ValueError(f"effort {effort} lies outside 0..{len(PATHS) - 1}")
         return self.transform.encode(image, quality_steps(quality), effort)
 
-    def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3) -> Image:
-        """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones."""
-        return self.transform.decode(codes, height, width, quality_steps(quality), levels)
+    def adapt(self, image: Image, codes: Codes, quality: float) -> bytes:
+        """What adapts the decoder to an image uint8 (H, W, 3), whose codes at quality 0..100 these are; nothing where it is not worth it.
+
+        It is for `decode`, which takes as long as this.
+        """
+        return packed(self.transform.adapt(image, codes, quality_steps(quality)))
+
+    def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3, adaptation: bytes = b"") -> Image:
+        """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones.
+
+        `adaptation` is what `adapt` gave. Raises `DamagedError` where that is of another model.
+        """
+        coordinates = unpacked(adaptation, self.config.transform.adaptations)
+        return self.transform.decode(codes, height, width, quality_steps(quality), levels, coordinates)
 
     def _tensors(self, name: str) -> dict[str, Any]:
         try:
@@ -114,7 +126,20 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
 
     decoder = Later(partial(_session, DECODE, files, weights))
     improver = Later(partial(_session, IMPROVE, files, weights)) if IMPROVE in files else None
-    return Transform(config, encoders, searches if split else None, decoder, improver)
+    return Transform(config, encoders, searches if split else None, decoder, improver, _basis(config, weights))
+
+
+def _basis(config: TransformConfig, weights: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:
+    """What the last layer can be adapted by (K, F + 1, E), if it can; raises `InvalidModelError` where it is missing."""
+    count, outputs, features = config.adaptations, 3 * ADAPTED_STRIDE**2, config.widths[0]
+    if not count:
+        return None
+    found = [weights.get(f"decoder.adapt.{part}") for part in ("weight", "bias")]
+    shapes = (count * outputs, features, 1, 1), (count * outputs,)
+    if any(tensor is None or tensor.shape != shape for tensor, shape in zip(found, shapes, strict=True)):
+        raise InvalidModelError(f"the model's decoder.adapt does not have {count} x {outputs} outputs; export the model again")
+    weight, bias = (np.asarray(tensor, np.float32).reshape(count, outputs, -1) for tensor in found)
+    return np.ascontiguousarray(np.concatenate([weight, bias], 2).transpose(0, 2, 1))
 
 
 def scaled_axes(name: str) -> int:

@@ -41,7 +41,7 @@ class Check(NamedTuple):
 def golden_folder() -> Path:
     """Where the golden files lie: in the wheel beside the code, in a checkout among the tests."""
     inside = Path(__file__).parent / "golden"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "tests" / "golden" / "v6"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "tests" / "golden" / "v7"
 
 
 def machine() -> str:
@@ -91,7 +91,7 @@ def _decodes(path: Path, prior: Prior, kind: str) -> Check:
 def _packs(path: Path, model: Model) -> Check:
     """The codes beside the file give its bytes."""
     held = container.unpack(path.read_bytes())
-    data = codec.pack_codes(_codes(path), held.height, held.width, held.quality / 100, model)
+    data = codec.pack_codes(_codes(path), held.height, held.width, held.quality / 100, model, held.extras)
     return Check(f"bytes of {path.stem}", data == path.read_bytes(), "other bytes")
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vqcodec import channels, metrics
-from vqcodec.codec import NO_METADATA, ModelLike, open_model, pack_codes, take_apart
+from vqcodec.codec import NO_METADATA, ModelLike, encode, open_model, pack_codes, take_apart
 from vqcodec.codes import Codes
 from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS
-from vqcodec.container import Metadata
+from vqcodec.container import Extras, Metadata
 from vqcodec.errors import TargetError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.transform import Image
@@ -40,17 +40,17 @@ def compress_to(
         raise ValueError(f"a target is one of {', '.join(KINDS)} with a value above 0, not {kind} {value}")
     rgb, extras = take_apart(image, metadata, max_pixels)
     opened, (height, width) = open_model(model), rgb.shape[:2]
-    tried: dict[int, tuple[Codes, bytes]] = {}
+    tried: dict[int, tuple[Codes, Extras, bytes]] = {}
 
     def size(quality: int) -> float:
-        codes = opened.encode(rgb, quality / 100, effort)
-        tried[quality] = codes, pack_codes(codes, height, width, quality / 100, opened, extras)
-        return len(tried[quality][1])
+        codes, beside = encode(opened, rgb, quality / 100, effort, extras)
+        tried[quality] = codes, beside, pack_codes(codes, height, width, quality / 100, opened, beside)
+        return len(tried[quality][2])
 
     def distortion(quality: int) -> float:
-        codes = opened.encode(rgb, quality / 100, effort)
-        tried[quality] = codes, b""
-        restored = opened.decode(codes, height, width, quality / 100)
+        codes, beside = encode(opened, rgb, quality / 100, effort, extras)
+        tried[quality] = codes, beside, b""
+        restored = opened.decode(codes, height, width, quality / 100, adaptation=beside.adaptation)
         return metrics.mse(channels.join(rgb, extras.gray, None), channels.join(restored, extras.gray, None))
 
     rate = kind in ("bpp", "size")
@@ -60,8 +60,8 @@ def compress_to(
     if reached > limit:
         raise TargetError(_unreachable(rate, reached, height, width))
     quality = step if rate else QUALITY_STEPS - step
-    codes, data = tried[quality]
-    return data or pack_codes(codes, height, width, quality / 100, opened, extras)
+    codes, beside, data = tried[quality]
+    return data or pack_codes(codes, height, width, quality / 100, opened, beside)
 
 
 def search(measure: Callable[[int], float], limit: float) -> tuple[int, float]:

@@ -4,7 +4,8 @@ Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take w
 give has names. One for each level's encoding: image (1, H, W, 3) uint8, quality (1,), the coarser levels' codes int32 (S, h, w) and what
 the graphs before it gave -> among others latents (h * w, D) and context (h * w, C), in which search.py finds the level's codes.
 `improve.onnx`: image, quality, the bottom codes and the state from above -> wanted (h * w, D), where the bottom latents should go for the
-picture's error (training/improve.py). `decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8.
+picture's error (training/improve.py). `decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8; where the last layer
+can be adapted (adaptation.py) also coordinates (K,) -> features (H * W / 16, F).
 
 In models of the first layout (model.py) one graph encodes, search and all: image, quality and paths (P,) -> all codes. It keeps P
 paths, whatever the values.
@@ -24,8 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vqcodec.adaptation import Moments, errors_of, fitted, scale_of
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
-from vqcodec.config import ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
+from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
 from vqcodec.search import Floats, Search
 
@@ -138,7 +140,7 @@ class Transform:
     """The graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before.
 
     `encoders` are one for each level, and `searches` gives their quantisers; without, a single one gives the codes of all levels.
-    Without an `improver`, latents stay as they are.
+    Without an `improver`, latents stay as they are, and without a `basis` (K, F + 1, E) the last layer does.
     """
 
     def __init__(
@@ -148,8 +150,10 @@ class Transform:
         searches: Callable[[], Sequence[Search]] | None,
         decoder: Later,
         improver: Later | None = None,
+        basis: Floats | None = None,
     ):
         self.config, self.encoders, self.searches, self.decoder, self.improver = config, encoders, searches, decoder, improver
+        self.basis = basis
         self.encode_halo, self.decode_halo = halos(config)
 
     def begin_encoding(self) -> None:
@@ -210,19 +214,57 @@ class Transform:
         codes, size = known[LEVELS[-1]], known[LEVELS[-1]].shape[1:]
         codes[:] = _codes(self.searches()[-1], known, size, (slice(None), slice(None)), PATHS[effort])
 
-    def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3) -> Image:
-        """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero)."""
+    def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
+        """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).
+
+        `coordinates` (K,) adapt the last layer.
+        """
         image = np.empty((height, width, 3), np.uint8)
-        keep = (np.arange(3) < levels).astype(np.float32)
-        rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
-            inputs: dict[str, Any] = {"quality": _quality(quality), "keep": keep}
-            for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
-                inputs[name] = _crop(code_map, rows, columns, stride)
-            tile = _picture(list(_run(self.decoder(), inputs, last).values()), rows.stop - rows.start, columns.stop - columns.start)
+        for rows, columns, found in self._decoded(codes, quality, levels, coordinates, ("image",)):
+            tile = _picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
         return image
+
+    def adapt(self, image: Image, codes: Codes, quality: int) -> NDArray[np.int8]:
+        """The coordinates (K,) that adapt the last layer to an image uint8 (H, W, 3), of these codes; zeros where none are worth it."""
+        if self.basis is None:
+            return np.zeros(self.config.adaptations, np.int8)
+        moments = self.moments(image, codes, quality)
+        lagrangian = self.config.lambda_min * (self.config.lambda_max / self.config.lambda_min) ** (quality / QUALITY_STEPS)
+        return fitted(moments, self.basis * scale_of(self.config, quality / QUALITY_STEPS), lagrangian)
+
+    def moments(self, image: Image, codes: Codes, quality: int) -> Moments:
+        """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, over whole positions."""
+        height, width = (side // ADAPTED_STRIDE for side in image.shape[:2])
+        sums: list[Moments] = []
+        for rows, columns, found in self._decoded(codes, quality, len(LEVELS), None, ("image", "features")):
+            size = rows.stop - rows.start, columns.stop - columns.start
+            inside = _kept(rows, ADAPTED_STRIDE), _kept(columns, ADAPTED_STRIDE)
+            places = _inner(rows, ADAPTED_STRIDE), _inner(columns, ADAPTED_STRIDE)
+            features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])[inside]
+            features = features[: max(0, height - places[0].start), : max(0, width - places[1].start)]
+            whole = [ADAPTED_STRIDE * side for side in features.shape[:2]]
+            top, left = (ADAPTED_STRIDE * place.start for place in places)
+            original = image[top : top + whole[0], left : left + whole[1]]
+            decoded = _picture(found.get("image"), *size)[_kept(rows, 1), _kept(columns, 1)][: whole[0], : whole[1]]
+            sums.append(Moments.of(features.reshape(-1, features.shape[2]), errors_of(original, decoded)))
+        return sum(sums[1:], sums[0])
+
+    def _decoded(
+        self, codes: Codes, quality: int, levels: int, coordinates: Floats | None, outputs: tuple[str, ...]
+    ) -> Iterator[tuple[Span, Span, dict[str, Any]]]:
+        """Each tile's rows and columns, and those outputs of the decoder."""
+        scaled = np.zeros(self.config.adaptations, np.float32)
+        if coordinates is not None:
+            scaled += coordinates * np.float32(scale_of(self.config, quality / QUALITY_STEPS))
+        always = {"quality": _quality(quality), "keep": (np.arange(len(LEVELS)) < levels).astype(np.float32), "coordinates": scaled}
+        rows_in_all, columns_in_all = codes.top.shape[1:]
+        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
+            inputs: dict[str, Any] = dict(always)
+            for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
+                inputs[name] = _crop(code_map, rows, columns, stride)
+            yield rows, columns, _run(self.decoder(), inputs, last, outputs)
 
     def _check_codes(self, found: list[Any], height: int, width: int) -> None:
         """Refuses what is no code maps of a tile of this size."""
@@ -251,15 +293,22 @@ def _improved(latents: Floats, wanted: Any, step: float) -> Floats:
     return latents + np.float32(step) * (wanted - latents)
 
 
-def _picture(found: list[Any], height: int, width: int) -> Image:
-    """The image (height, width, 3) among a graph's outputs."""
-    if len(found) != 1 or not isinstance(found[0], np.ndarray) or found[0].dtype != np.uint8 or found[0].shape != (1, height, width, 3):
+def _picture(found: Any, height: int, width: int) -> Image:
+    """The image (height, width, 3) that a graph gave."""
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (1, height, width, 3):
         raise InvalidModelError("the model's decode.onnx gives no image of the size of its codes; export the model again")
-    return found[0][0]
+    return found[0]
 
 
-def _run(session: Any, known: dict[str, Any], last: bool) -> dict[str, Any]:
-    """Runs a graph on those of its inputs that are known, and gives its outputs, by their names.
+def _features(found: Any, height: int, width: int, count: int) -> Floats:
+    """The features (height, width, count) that a graph gave."""
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != (height * width, count):
+        raise InvalidModelError("the model's decode.onnx gives no features of the size of its codes; export the model again")
+    return found.reshape(height, width, count)
+
+
+def _run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Runs a graph on those of its inputs that are known, and gives its outputs, all or some, by their names.
 
     A model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back.
     """
@@ -271,8 +320,8 @@ def _run(session: Any, known: dict[str, Any], last: bool) -> dict[str, Any]:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:
         inputs = {given.name: known[given.name] for given in session.get_inputs() if given.name in known}
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, inputs, options), strict=True))
+        names = [output.name for output in session.get_outputs() if outputs is None or output.name in outputs]
+        return dict(zip(names, session.run(names, inputs, options), strict=True)) if names else {}  # of no names it would give all
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own

@@ -1,10 +1,11 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v6/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v7/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
 append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout, `v2` and `v3` of the second,
-`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py). All files
-are of version 2 (docs/FORMAT.md): those of older models were written anew from their codes.
+`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py); before `v7`
+no file adapts the decoder (vqcodec/adaptation.py). All files are of version 2 (docs/FORMAT.md): those of older models were written anew
+from their codes.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v6"
+FOLDER = HERE / "v7"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level
 LATENT_SCALES = (40.0, 15.0, 6.0)
+BASIS_SCALE = 0.01  # so that what adapts the decoder to a picture is a few steps
 CONFIG = ModelConfig(
     TransformConfig(
         widths=(8, 8, 8, 8),
@@ -43,6 +45,7 @@ CONFIG = ModelConfig(
         lambda_min=25.0,
         lambda_max=1600.0,
         anchors=3,
+        adaptations=3,
     ),
     PriorConfig(channels=8, trunk_blocks=(1, 1, 1), context_blocks=(1, 1), quality_anchors=3, head_channels=12),
 )
@@ -78,6 +81,7 @@ def make_model(folder: Path) -> None:
             quantizer.codebooks.mul_(CODEBOOK_SCALE)
             posterior.weight.mul_(scale)
             posterior.bias.zero_()
+        transform.decoder.adapt.weight.normal_(std=BASIS_SCALE)
         for parameter in prior.parameters():  # also the biases, which start at zero
             parameter.add_(0.2 * torch.randn_like(parameter))
     export_model(export_transform(transform), prior, folder, "golden", {"purpose": "tests; untrained"})

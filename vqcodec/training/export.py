@@ -35,7 +35,7 @@ from vqcodec.training.vqvae import VQVAE, Found, flat
 OPSET = 18
 # Weights in eight bits: those of the deep layers and of the quantisers, where that costs nothing that shows (bench/LOG.md). What stands
 # next to the pixels has sixteen.
-IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.", ".codebooks")
+IN_EIGHT_BITS = (".blocks.", ".up.", ".from_sum.", ".hidden.", ".logits.", ".codebooks", ".adapt.")
 SMALL = 16  # elements: initialisers up to here (shapes, axes) stay in the graph
 
 
@@ -105,13 +105,31 @@ class Improve(EncodeGraph):
 class DecodeGraph(nn.Module):
     """codes int32 (S, h, w) per level, quality (1,), keep (3,) -> image uint8 (1, H, W, 3)."""
 
+    outputs: tuple[str, ...] = ("image",)
+
     def __init__(self, transform: VQVAE):
         super().__init__()
         self.transform = transform
 
-    def forward(self, top: Tensor, middle: Tensor, bottom: Tensor, quality: Tensor, keep: Tensor) -> Tensor:
-        image = self.transform.decode([top[None].long(), middle[None].long(), bottom[None].long()], quality, keep)
-        return (image * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    def forward(self, top: Tensor, middle: Tensor, bottom: Tensor, quality: Tensor, keep: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return _pixels(self.transform.decode([top[None].long(), middle[None].long(), bottom[None].long()], quality, keep))
+
+
+class AdaptedDecodeGraph(DecodeGraph):
+    """The same with coordinates (K,) that adapt the last layer, and what that layer takes (n, C) as another output."""
+
+    outputs = ("image", "features")
+
+    def forward(  # type: ignore[override]
+        self, top: Tensor, middle: Tensor, bottom: Tensor, quality: Tensor, keep: Tensor, coordinates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        features, latents = self.transform.features([top[None].long(), middle[None].long(), bottom[None].long()], quality, keep)
+        return _pixels(self.transform.decoder.finish(features, latents, coordinates)), flat(features)
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """Images (B, 3, H, W) on [0, 1] as uint8 (B, H, W, 3)."""
+    return (image * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
@@ -148,6 +166,14 @@ def export_transform(transform: VQVAE) -> ExportedTransform:
     for model in models.values():
         externalise(model, values)
     return ExportedTransform({file: model.SerializeToString() for file, model in models.items()}, weights)
+
+
+def with_basis(exported: ExportedTransform, basis: NDArray[np.float64]) -> ExportedTransform:
+    """The same with this basis (K, F + 1, E) for adapting the last layer; the graphs hold no weights, so they stay."""
+    weight = torch.from_numpy(basis[:, :-1].transpose(0, 2, 1).reshape(-1, basis.shape[1] - 1, 1, 1).copy()).float()
+    bias = torch.from_numpy(basis[:, -1].reshape(-1)).float()
+    added = in_eight_bits("decoder.adapt.weight", weight) | in_sixteen_bits("decoder.adapt.bias", bias)
+    return ExportedTransform(exported.graphs, exported.weights | added)
 
 
 @torch.no_grad()
@@ -232,7 +258,11 @@ def decode_graph(transform: VQVAE) -> onnx.ModelProto:
     factors = [ALIGNMENT // stride for stride in LEVEL_STRIDES]
     codes = [torch.zeros(lv.stages, 4 * f, 5 * f, dtype=torch.int32) for lv, f in zip(transform.config.levels, factors, strict=True)]
     shapes: dict[str, Any] = {name: {1: f * rows, 2: f * columns} for name, f in zip(LEVELS, factors, strict=True)}
-    return _export(DecodeGraph(transform), (*codes, torch.zeros(1), torch.ones(3)), {**shapes, "quality": None, "keep": None}, ["image"])
+    given, shapes = (*codes, torch.zeros(1), torch.ones(3)), shapes | {"quality": None, "keep": None}
+    if not transform.config.adaptations:
+        return _export(DecodeGraph(transform), given, shapes, list(DecodeGraph.outputs))
+    coordinates = torch.zeros(transform.config.adaptations)
+    return _export(AdaptedDecodeGraph(transform), (*given, coordinates), shapes | {"coordinates": None}, list(AdaptedDecodeGraph.outputs))
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, Any], outputs: list[str]) -> onnx.ModelProto:

@@ -40,6 +40,7 @@ PRESETS = {
                 lambda_min=24.0,
                 lambda_max=3000.0,
                 anchors=5,
+                adaptations=32,
             ),
             PriorConfig(channels=96, trunk_blocks=(3, 4, 7), context_blocks=(3, 6), quality_anchors=9, head_channels=176),
         )
@@ -58,6 +59,7 @@ PRESETS = {
                 lambda_min=24.0,
                 lambda_max=1600.0,
                 anchors=3,
+                adaptations=4,
             ),
             PriorConfig(channels=16, trunk_blocks=(1, 1, 1), context_blocks=(1, 1), quality_anchors=3),
         ),

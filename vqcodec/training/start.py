@@ -20,11 +20,11 @@ from safetensors.numpy import load_file as load_numpy
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqcodec.config import ModelConfig, TransformConfig
+from vqcodec.config import LAMBDA_UNIT, ModelConfig, TransformConfig
 from vqcodec.errors import TrainingError, VQCodecError
 from vqcodec.model import PRIOR, WEIGHTS, load_model, restored
 from vqcodec.training.pixelcnn import Tensors
-from vqcodec.training.vqvae import BLOCK, LAMBDA_UNIT, VQVAE, flat
+from vqcodec.training.vqvae import BLOCK, VQVAE, flat
 
 BOTTOM = 2  # the index of the level
 RIDGE = 1e-4  # of the regression, in mean squares of a pixel: neighbouring pixels are nearly the same

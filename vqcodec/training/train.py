@@ -19,8 +19,9 @@ from torch import Tensor
 from vqcodec import __version__, codec, metrics
 from vqcodec.errors import TrainingError
 from vqcodec.model import load_model, open_transform
+from vqcodec.training.adapt import fit, gather
 from vqcodec.training.data import CropSampler, load_images
-from vqcodec.training.export import export_model, export_transform
+from vqcodec.training.export import export_model, export_transform, with_basis
 from vqcodec.training.loop import SAVE_MINUTES, Row, World, run
 from vqcodec.training.presets import PRESETS, Preset
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, load_codes, save_codes
@@ -29,8 +30,9 @@ from vqcodec.training.schedule import Schedule
 from vqcodec.training.start import exported_prior, exported_weights
 from vqcodec.training.transform import TransformTrainer, evaluate
 
-TRANSFORM_SHARE = 0.7  # of the minutes; the prior's codes take a tenth, the prior itself the rest
-CODES_SHARE = 0.1
+TRANSFORM_SHARE = 0.7  # of the minutes; the prior's codes and the decoder's adaptation take a tenth, the prior itself the rest
+CODES_SHARE = 0.08
+ADAPTATION_SHARE = 0.02
 PRIOR_LEARNING_RATE = 1e-2  # of parameters whose unit is 64 integer steps: see bench/LOG.md
 PRIOR_BATCH = 8
 HELD_OUT = 16  # every 16th photograph where no validation folder is given
@@ -105,6 +107,11 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         return
     card = _card(options, len(images), transform, prior, len(coded))
     card["training"]["bits_per_position_held_out"] = prior.finish()
+    config = transform.average.config
+    if config.adaptations:
+        samples = list(gather(open_transform(config, *exported), images, options.seed, options.max_minutes * ADAPTATION_SHARE))
+        exported = with_basis(exported, fit(samples, config))
+        card["training"]["adaptation_pieces"] = len(samples)
     export_model(exported, prior.average, out, out.resolve().name, card)
     for row in measure(out, held_out[:REPORT_IMAGES], REPORT_QUALITIES):
         display.line("model: " + _figures(row))
@@ -153,7 +160,7 @@ def train_prior(
     coded: Sequence[CodedImage], held_out: Sequence[CodedImage], checkpoints: Path, options: TrainOptions, world: World, display: Display
 ) -> PriorTrainer:
     """Trains the prior on coded photographs to the end of its schedule, from its checkpoint where there is one."""
-    schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
+    schedule = options.schedule(1 - TRANSFORM_SHARE - CODES_SHARE - ADAPTATION_SHARE, PRIOR_BATCH, PRIOR_LEARNING_RATE)
     config = options.chosen.config
     trainer = PriorTrainer(config, schedule, world, exported_prior(options.start, config) if options.start else None, held_out)
     checkpoint = checkpoints / "prior.safetensors"

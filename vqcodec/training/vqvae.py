@@ -20,13 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, TransformConfig
+from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, LAMBDA_UNIT, LEVEL_STRIDES, TransformConfig
 from vqcodec.training.quantize import ResidualQuantizer
 from vqcodec.transform import PATHS
 
 SLOPE = 0.1  # of the leaky ReLU
 TRAINING_PATHS = 2  # kept by the search for codes: most of the gain of more, at an eighth of a step's time
-LAMBDA_UNIT = 100.0  # the Lagrangian at which latents have gain 1
 BLOCK = LEVEL_STRIDES[-1]  # pixels a side per bottom code
 
 
@@ -110,7 +109,11 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([nn.Sequential(*[Block(w) for _ in range(d)]) for w, d in zip(widths, depths, strict=True)])
         self.up = nn.ModuleList([nn.Conv2d(i, 4 * o, 1) for i, o in itertools.pairwise(widths)])
         self.scales = nn.ModuleList([QualityScale(config.anchors, w) for w in widths])
-        self.out = nn.Conv2d(widths[3], 48, 3, padding=1)
+        self.out = nn.Conv2d(widths[3], 3 * ADAPTED_STRIDE**2, 3, padding=1)
+        if config.adaptations:
+            self.adapt = nn.Conv2d(widths[3], config.adaptations * self.out.out_channels, 1)  # the basis: its outputs times coordinates
+            self.adapt.weight.data.zero_()
+            self.adapt.bias.data.zero_()
         self.direct = nn.Conv2d(config.levels[-1].dim, 3 * BLOCK**2, 3, padding=1, bias=False)
 
     def refine(self, level: int, state: Tensor, anchors: Tensor) -> Tensor:
@@ -118,10 +121,17 @@ class Decoder(nn.Module):
         x = self.blocks[level](self.scales[level](state, anchors))
         return F.pixel_shuffle(self.up[level](x), 2)
 
-    def finish(self, state: Tensor, latents: Tensor, anchors: Tensor) -> Tensor:
-        """State at 1/4 and the bottom latents -> image (B, 3, H, W), unclamped."""
-        x = self.blocks[3](self.scales[3](state, anchors))
-        return (F.pixel_shuffle(self.out(x), 4) + F.pixel_shuffle(self.direct(latents), BLOCK)).float() + 0.5
+    def features(self, state: Tensor, anchors: Tensor) -> Tensor:
+        """State at 1/4 -> what the last layer takes (B, C, h, w)."""
+        return self.blocks[3](self.scales[3](state, anchors))
+
+    def finish(self, features: Tensor, latents: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """What `features` gave and the bottom latents -> image (B, 3, H, W), unclamped; `coordinates` (K,) adapt the last layer."""
+        x = self.out(features)
+        if coordinates is not None:
+            weight, bias = (coordinates @ basis.view(len(coordinates), -1) for basis in (self.adapt.weight, self.adapt.bias))
+            x = x + F.conv2d(features, weight.view(x.shape[1], -1, 1, 1), bias)
+        return (F.pixel_shuffle(x, ADAPTED_STRIDE) + F.pixel_shuffle(self.direct(latents), BLOCK)).float() + 0.5
 
 
 class Pass(NamedTuple):
@@ -210,7 +220,7 @@ class VQVAE(nn.Module):
                 result.distance.append(distance.view(batch, -1).sum(1) / pixels)
                 latents = values.view(shape).permute(0, 3, 1, 2) / gain
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
-        return result._replace(images=self.decoder.finish(state, latents, anchors).float())
+        return result._replace(images=self.decoder.finish(self.decoder.features(state, anchors), latents).float())
 
     def latents_for_start(self, images: Tensor, quality: Tensor, kept: Sequence[int] = (0, 0, 0)) -> list[Tensor]:
         """Latents (N, D) of each level for the k-means start: as they are, or what its `kept` stages leave where all are used."""
@@ -259,6 +269,10 @@ class VQVAE(nn.Module):
 
     def decode(self, codes: list[Tensor], quality: Tensor, keep: Tensor) -> Tensor:
         """Codes, (B,), keep (3,) of 0 or 1 per level -> images (B, 3, H, W); a dropped level counts as zero latents."""
+        return self.decoder.finish(*self.features(codes, quality, keep))
+
+    def features(self, codes: list[Tensor], quality: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """As `decode`, but for the last layer: what that takes, (B, C, h, w) and (B, D, h', w')."""
         anchors, gain = self.anchors(quality), self.gain(quality)
         batch, _, height, width = codes[0].shape
         state = self.decoder.start.expand(batch, -1, height, width)
@@ -266,7 +280,7 @@ class VQVAE(nn.Module):
         for level in range(3):
             latents = self.looked_up(level, codes[level], gain) * keep[level]
             state = self.decoder.refine(level, state + self.decoder.enter[level](latents), anchors)
-        return self.decoder.finish(state, latents, anchors)
+        return self.decoder.features(state, anchors), latents
 
     def looked_up(self, level: int, codes: Tensor, gain: Tensor) -> Tensor:
         """Codes (B, S, h, w) -> latents (B, D, h, w)."""
