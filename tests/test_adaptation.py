@@ -203,3 +203,20 @@ def test_a_training_finds_the_changes_that_pictures_share(tmp_path: Path) -> Non
     few = fit(samples[:2], config)
     assert not few[2:].any()
     assert few[0].any()
+
+
+def test_the_bench_counts_what_adapts_the_decoder(picture: Array) -> None:
+    pytest.importorskip("matplotlib")
+    from vqcodec.bench.crops import levels
+    from vqcodec.bench.peers import open_coder
+    from vqcodec.bench.rows import measure
+
+    folder = str(GOLDENS[-1] / "model")
+    row = measure(open_coder("vqcodec", folder), 60, picture, "a.png")
+    data = codec.compress(picture, 60, folder)
+    assert "adapt" in codec.info(data, folder)["sections"]
+    assert row.level_bytes is not None
+    assert sum(row.level_bytes) + container.HEADER_BYTES < row.bytes == len(data)
+    whole = levels(picture, folder, 60)[-1]
+    assert whole.bpp == metrics.bpp(len(data), *SIZE)
+    assert np.array_equal(whole.crop, codec.decompress(data, folder))

@@ -87,14 +87,12 @@ def _between(smallest: float, largest: float, position: float, whole: bool) -> f
 def levels(pixels: Image, model: str, setting: float) -> list[Shown]:
     """What a file's beginning shows: top; top and middle; all three levels. The rate counts the header too."""
     opened = load_model(model)
-    height, width = pixels.shape[:2]
     data = codec.compress(pixels, setting, opened)
-    codes = codec.decode_codes(data, opened)
     sizes = list(level_sizes(data).values())
     shown: list[Shown] = []
     for count in range(1, len(LEVELS) + 1):
-        restored = opened.decode(codes, height, width, setting, levels=count)
-        rate = _bpp(HEADER_BYTES + sum(sizes[:count]), pixels)
+        restored = codec.decompress(data, opened, levels=count)
+        rate = _bpp(HEADER_BYTES + sum(sizes[:count]) if count < len(LEVELS) else len(data), pixels)
         shown.append(Shown(" + ".join(LEVELS[:count]), restored, rate, metrics.psnr(metrics.mse(pixels, restored))))
     return shown
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from vqcodec import container, metrics
 from vqcodec.bench.peers import OURS, Coder
+from vqcodec.config import LEVELS
 from vqcodec.errors import BenchError
 from vqcodec.msssim import ms_ssim
 from vqcodec.transform import Image
@@ -104,8 +105,8 @@ def _clocks() -> tuple[float, float]:
 
 
 def level_sizes(data: bytes) -> dict[str, int]:
-    """Bytes of each level's section with its head; the file's header is in none of them."""
-    return {section.name: section.size for section in container.unpack(data).sections}
+    """Bytes of each level's section with its head; the file's header is in none of them, nor what adapts the decoder."""
+    return {section.name: section.size for section in container.unpack(data).sections if section.name in LEVELS}
 
 
 def time_command(setting: float, path: Path, model: str, effort: int, expected: int) -> tuple[float, float]:
