@@ -115,7 +115,8 @@ def test_the_last_layer_changes_by_the_basis(adapted: Model) -> None:
     basis = adapted.transform.basis
     assert basis is not None
     plain, changed = (adapted.transform.decode(codes, 64, 96, 8000, coordinates=c) for c in (None, coordinates))
-    (_, _, found), *rest = adapted.transform._decoded(codes, 8000, 3, None, ("features",))
+    tiles = transform._tiles(64, 96, 32, 1 << 20)
+    (_, _, found), *rest = adapted.transform._decoded(tiles, codes, 8000, features=True)
     assert not rest
     known = np.concatenate([found["features"], np.ones((len(found["features"]), 1))], 1)
     expected = known @ np.tensordot(coordinates * scale_of(adapted.config.transform, 0.8), basis, 1)
@@ -131,13 +132,18 @@ def test_tiles_give_the_moments_of_the_whole(adapted: Model, picture: Array, mon
     codes = adapted.encode(image, 60)
     whole = adapted.transform.moments(image, codes, 6000)
     assert whole.count == 50 * 62
-    monkeypatch.setattr(transform, "DECODE_PIXELS", 64 * 64)
-    adapted.transform.decode_halo, before = 32, adapted.transform.decode_halo
+    monkeypatch.setattr(transform, "MOMENTS_PIXELS", 64 * 64)
+    monkeypatch.setattr(adapted.transform, "decode_halo", 32)
     tiles = adapted.transform.moments(image, codes, 6000)
-    adapted.transform.decode_halo = before
     assert tiles.count == whole.count
     assert np.allclose(tiles.squares, whole.squares, rtol=1e-3, atol=1e-3 * np.abs(whole.squares).max())
     assert np.isclose(tiles.error, whole.error, rtol=1e-3)
+    monkeypatch.setattr(transform, "MOMENTS_SHARE", 200 * 250 // 4)
+    some = adapted.transform.moments(image, codes, 6000)
+    assert some.count == whole.count
+    assert not np.allclose(some.squares, tiles.squares, rtol=1e-6)
+    assert np.isclose(some.squares[-1, -1], whole.count)
+    assert np.isclose(some.error, whole.error, rtol=0.3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (4, 4), (33, 5)])

@@ -47,6 +47,11 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.squares + other.squares, self.products + other.products, self.error + other.error, self.count + other.count)
 
+    def standing_for(self, count: int) -> Moments:
+        """The same as if they were of so many positions; of none they stay."""
+        share = count / self.count if self.count else 1.0
+        return Moments(share * self.squares, share * self.products, share * self.error, count)
+
     def system(self, basis: Floats) -> tuple[Floats, Floats]:
         """The normal equations of the coordinates: matrix (K, K) and right side (K,)."""
         flat = basis.reshape(len(basis), -1)

@@ -17,7 +17,7 @@ time by the decoder's reach there and back, and ever more faintly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -42,6 +42,8 @@ IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.55, 0.3, 0.17), (0.7, 0.45,
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
 IMPROVED_SHARE = 1 / 2  # of these pixels where improvements follow, which take twice the memory
+MOMENTS_PIXELS = 3 << 19  # the same where what the last layer takes is kept too
+MOMENTS_SHARE = 2 << 20  # pixels that suffice to adapt the last layer: of larger pictures some tiles
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -167,6 +169,8 @@ class Transform:
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
         limit = int(ENCODE_PIXELS * IMPROVED_SHARE) if self._improvements(effort) else ENCODE_PIXELS
         for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, limit):
+            if self.basis is not None:  # the decoder follows, and would take as much memory again
+                last = last or (rows.inner_stop >= height and columns.inner_stop >= width)
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
             if self.searches:
@@ -220,7 +224,8 @@ class Transform:
         `coordinates` (K,) adapt the last layer.
         """
         image = np.empty((height, width, 3), np.uint8)
-        for rows, columns, found in self._decoded(codes, quality, levels, coordinates, ("image",)):
+        tiles = _tiles(_aligned(height), _aligned(width), self.decode_halo, DECODE_PIXELS)
+        for rows, columns, found in self._decoded(tiles, codes, quality, levels, coordinates):
             tile = _picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
             kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[_inner(rows, 1), _inner(columns, 1)] = kept
@@ -235,10 +240,16 @@ class Transform:
         return fitted(moments, self.basis * scale_of(self.config, quality / QUALITY_STEPS), lagrangian)
 
     def moments(self, image: Image, codes: Codes, quality: int) -> Moments:
-        """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, over whole positions."""
+        """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, over whole positions.
+
+        Of a large image some tiles stand for all.
+        """
         height, width = (side // ADAPTED_STRIDE for side in image.shape[:2])
+        tiles = list(_tiles(_aligned(image.shape[0]), _aligned(image.shape[1]), self.decode_halo, MOMENTS_PIXELS))
+        apart = max(1, image.shape[0] * image.shape[1] // MOMENTS_SHARE)
+        tiles = tiles[(apart - 1) // 2 :: apart] or tiles
         sums: list[Moments] = []
-        for rows, columns, found in self._decoded(codes, quality, len(LEVELS), None, ("image", "features")):
+        for rows, columns, found in self._decoded(tiles, codes, quality, features=True):
             size = rows.stop - rows.start, columns.stop - columns.start
             inside = _kept(rows, ADAPTED_STRIDE), _kept(columns, ADAPTED_STRIDE)
             places = _inner(rows, ADAPTED_STRIDE), _inner(columns, ADAPTED_STRIDE)
@@ -249,22 +260,28 @@ class Transform:
             original = image[top : top + whole[0], left : left + whole[1]]
             decoded = _picture(found.get("image"), *size)[_kept(rows, 1), _kept(columns, 1)][: whole[0], : whole[1]]
             sums.append(Moments.of(features.reshape(-1, features.shape[2]), errors_of(original, decoded)))
-        return sum(sums[1:], sums[0])
+        return sum(sums[1:], sums[0]).standing_for(height * width)
 
     def _decoded(
-        self, codes: Codes, quality: int, levels: int, coordinates: Floats | None, outputs: tuple[str, ...]
+        self,
+        tiles: Iterable[tuple[Span, Span, bool]],
+        codes: Codes,
+        quality: int,
+        levels: int = len(LEVELS),
+        coordinates: Floats | None = None,
+        features: bool = False,
     ) -> Iterator[tuple[Span, Span, dict[str, Any]]]:
-        """Each tile's rows and columns, and those outputs of the decoder."""
+        """Each tile's rows and columns, and what the decoder gives of it: the image, and what the last layer takes where that is wanted."""
         scaled = np.zeros(self.config.adaptations, np.float32)
         if coordinates is not None:
             scaled += coordinates * np.float32(scale_of(self.config, quality / QUALITY_STEPS))
         always = {"quality": _quality(quality), "keep": (np.arange(len(LEVELS)) < levels).astype(np.float32), "coordinates": scaled}
-        rows_in_all, columns_in_all = codes.top.shape[1:]
-        for rows, columns, last in _tiles(rows_in_all * ALIGNMENT, columns_in_all * ALIGNMENT, self.decode_halo, DECODE_PIXELS):
+        outputs = ("image", "features")[: 1 + features]
+        for rows, columns, last in tiles:
             inputs: dict[str, Any] = dict(always)
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
-            yield rows, columns, _run(self.decoder(), inputs, last, outputs)
+            yield rows, columns, _run(self.decoder(), inputs, last or features, outputs)
 
     def _check_codes(self, found: list[Any], height: int, width: int) -> None:
         """Refuses what is no code maps of a tile of this size."""
