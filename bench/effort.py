@@ -20,7 +20,7 @@ from vqcodec.bench.plan import find_pictures
 from vqcodec.bench.report import spread
 from vqcodec.bench.summary import bd_rate
 from vqcodec.model import Model, load_model
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from vqcodec.adaptation import LARGEST, Moments, errors_of, fitted, packed, scal
 from vqcodec.container import Extras
 from vqcodec.errors import DamagedError, InvalidModelError
 from vqcodec.model import Model, load_model
+from vqcodec.tiles import tiles
 
 COUNT, FEATURES, OUTPUTS = 5, 7, 48
 SIZE = (70, 90)
@@ -115,8 +116,7 @@ def test_the_last_layer_changes_by_the_basis(adapted: Model) -> None:
     basis = adapted.transform.basis
     assert basis is not None
     plain, changed = (adapted.transform.decode(codes, 64, 96, 8000, coordinates=c) for c in (None, coordinates))
-    tiles = transform._tiles(64, 96, 32, 1 << 20)
-    (_, _, found), *rest = adapted.transform._decoded(tiles, codes, 8000, features=True)
+    (_, _, found), *rest = adapted.transform._decoded(tiles(64, 96, 32, 1 << 20), codes, 8000, features=True)
     assert not rest
     known = np.concatenate([found["features"], np.ones((len(found["features"]), 1))], 1)
     expected = known @ np.tensordot(coordinates * scale_of(adapted.config.transform, 0.8), basis, 1)
@@ -134,14 +134,14 @@ def test_tiles_give_the_moments_of_the_whole(adapted: Model, picture: Array, mon
     assert whole.count == 50 * 62
     monkeypatch.setattr(transform, "MOMENTS_PIXELS", 64 * 64)
     monkeypatch.setattr(adapted.transform, "decode_halo", 32)
-    tiles = adapted.transform.moments(image, codes, 6000)
-    assert tiles.count == whole.count
-    assert np.allclose(tiles.squares, whole.squares, rtol=1e-3, atol=1e-3 * np.abs(whole.squares).max())
-    assert np.isclose(tiles.error, whole.error, rtol=1e-3)
+    parts = adapted.transform.moments(image, codes, 6000)
+    assert parts.count == whole.count
+    assert np.allclose(parts.squares, whole.squares, rtol=1e-3, atol=1e-3 * np.abs(whole.squares).max())
+    assert np.isclose(parts.error, whole.error, rtol=1e-3)
     monkeypatch.setattr(transform, "MOMENTS_SHARE", 200 * 250 // 4)
     some = adapted.transform.moments(image, codes, 6000)
     assert some.count == whole.count
-    assert not np.allclose(some.squares, tiles.squares, rtol=1e-6)
+    assert not np.allclose(some.squares, parts.squares, rtol=1e-6)
     assert np.isclose(some.squares[-1, -1], whole.count)
     assert np.isclose(some.error, whole.error, rtol=0.3)
 

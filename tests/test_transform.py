@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import GOLDENS, IMAGES, Array, load_image, random_codes
-from vqcodec import codec, transform
+from vqcodec import codec, tiles, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
 from vqcodec.model import Model, load_model
-from vqcodec.transform import grid, halos, pad, spans
+from vqcodec.tiles import aligned, grid, pad, spans
+from vqcodec.transform import halos
 
 TILE = 64
 SIZE = (300, 900)  # aligned: 320 x 928, so that some tiles have their whole halo inside
@@ -33,7 +34,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes any image go through in small tiles from here on."""
-    monkeypatch.setattr(transform, "grid", lambda height, width, halo, limit: (-(-height // TILE), -(-width // TILE)))
+    monkeypatch.setattr(tiles, "grid", lambda height, width, halo, limit: (-(-height // TILE), -(-width // TILE)))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 12))
@@ -55,10 +56,10 @@ def test_spans_cover_a_side_exactly_once(length: int, count: int, reach: int) ->
 def test_tiles_keep_the_limit_and_are_few(height: int, width: int, reach: int) -> None:
     height, width, halo = height * ALIGNMENT, width * ALIGNMENT, reach * ALIGNMENT
     limit = transform.ENCODE_PIXELS
-    tiles = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in transform._tiles(height, width, halo, limit)]
-    assert max(tiles) <= limit
-    assert len(tiles) == 1 or height * width > limit
-    assert sum(tiles) <= 1.8 * height * width
+    sizes = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _ in tiles.tiles(height, width, halo, limit)]
+    assert max(sizes) <= limit
+    assert len(sizes) == 1 or height * width > limit
+    assert sum(sizes) <= 1.8 * height * width
 
 
 def test_tiles_never_get_smaller_than_the_alignment() -> None:
@@ -185,9 +186,9 @@ def there_and_back(height: int, width: int, model: Model) -> None:
 
 def test_memory_is_given_back_after_tiles(model: Model) -> None:
     """The last of several tiles, and no other one, asks the session for that."""
-    for size, tiles in (((64, 64), 1), ((3000, 2000), 8)):
-        lasts = [last for _, _, last in transform._tiles(*map(transform._aligned, size), 64, 1 << 20)]
-        assert lasts == [False] * (tiles - 1) + [tiles > 1]
+    for size, count in (((64, 64), 1), ((3000, 2000), 8)):
+        lasts = [last for _, _, last in tiles.tiles(*map(aligned, size), 64, 1 << 20)]
+        assert lasts == [False] * (count - 1) + [count > 1]
 
 
 def test_tiles_without_a_halo_would_differ(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngImageFile
 
 from vqcodec.errors import DamagedError, ImageError
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 OPAQUE = 255
 _PNG_HEAD = struct.Struct(">8s4x4sIIBB")  # signature, type of the first chunk, width, height, bit depth, colour type

@@ -12,7 +12,7 @@ from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import DamagedError, ImageError, WrongModelError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 ModelLike = Model | str | Path
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()

@@ -11,7 +11,7 @@ from vqcodec.channels import Channels
 from vqcodec.errors import ImageError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.msssim import ms_ssim
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 ERROR_GAIN = 8  # of the error map: a codec's errors are a few steps of 255, too dark to see as they are
 

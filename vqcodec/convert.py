@@ -12,7 +12,7 @@ from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.limits import MAX_PIXELS, input_bytes
 
 if TYPE_CHECKING:
-    from vqcodec.transform import Image
+    from vqcodec.tiles import Image
 
 SUFFIX = ".vq"
 

@@ -24,7 +24,7 @@ from vqcodec import channels, colour, limits
 from vqcodec.container import MAX_SIDE, Metadata
 from vqcodec.errors import ImageError, LimitError, OutputError
 from vqcodec.limits import MAX_PIXELS
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 SUFFIX_DEFAULT = ".png"
 NO_METADATA = Metadata()

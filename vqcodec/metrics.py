@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 
 def bpp(size: int, height: int, width: int) -> float:

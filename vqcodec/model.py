@@ -32,7 +32,8 @@ from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
 from vqcodec.search import Search
-from vqcodec.transform import PATHS, Image, Later, Transform
+from vqcodec.tiles import Image
+from vqcodec.transform import PATHS, Later, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 Map = NDArray[np.floating]  # (h, w, 3), float32
 

@@ -19,7 +19,7 @@ from vqcodec.limits import MAX_PIXELS, check_pixels
 from vqcodec.model import Model, quality_steps
 from vqcodec.prior import LENGTH
 from vqcodec.scan import scan
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 
 def sample(height: int, width: int, quality: float = 50, seed: int = 0, model: ModelLike = "default") -> Image:

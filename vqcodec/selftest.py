@@ -20,7 +20,7 @@ from vqcodec.kernel import library
 from vqcodec.layers import Product, blas_product, float64_product, int64_product
 from vqcodec.model import Model, load_model, model_names
 from vqcodec.prior import Prior
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 PRODUCTS: dict[str, Product] = {
     "products in float32": blas_product,

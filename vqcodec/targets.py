@@ -15,7 +15,7 @@ from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS
 from vqcodec.container import Extras, Metadata
 from vqcodec.errors import TargetError
 from vqcodec.limits import MAX_PIXELS
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 KINDS = ("bpp", "size", "psnr", "mse")
 TOLERANCE = 0.002  # of the size or the MSE: closer to the target than this, a better quality is not looked for

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,7 @@ from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
 from vqcodec.search import Floats, Search
-
-Image = NDArray[np.uint8]
+from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
@@ -47,41 +46,6 @@ MOMENTS_SHARE = 2 << 20  # pixels that suffice to adapt the last layer: of large
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
-class Span(NamedTuple):
-    """One side of a tile, in pixels: [start, stop) with the halo, of which [inner_start, inner_stop) is kept."""
-
-    start: int
-    stop: int
-    inner_start: int
-    inner_stop: int
-
-
-def spans(length: int, count: int, halo: int) -> list[Span]:
-    """Cuts a side of `length` pixels (a multiple of the alignment) into at most `count` tiles of one size, with halos inside the image."""
-    tile = _aligned(-(-length // count))
-    return [
-        Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile)) for start in range(0, length, tile)
-    ]
-
-
-def grid(height: int, width: int, halo: int, limit: int) -> tuple[int, int]:
-    """How many tiles down and across: those that with their halos add up to the fewest pixels, with `limit` of them in each at most.
-
-    Tiles never get smaller than the alignment, even where that is too large.
-    """
-    found = [(0, height // ALIGNMENT, width // ALIGNMENT)]
-    for down in range(1, height // ALIGNMENT + 1):
-        tallest = min(height, _aligned(-(-height // down)) + halo * min(2, down - 1))
-        room = limit // tallest // ALIGNMENT * ALIGNMENT
-        if width > room and room <= 2 * halo:
-            continue
-        across = 1 if width <= room else -(-width // (room - 2 * halo))
-        found.append(((height + 2 * halo * (down - 1)) * (width + 2 * halo * (across - 1)), down, across))
-        if across == 1:
-            break
-    return min(found[1:] or found)[1:]
-
-
 def halos(config: TransformConfig) -> tuple[int, int]:
     """Pixels beyond a tile that can change its codes, and its pixels: bounds on the receptive fields, aligned, up to `MAX_HALO`.
 
@@ -92,17 +56,7 @@ def halos(config: TransformConfig) -> tuple[int, int]:
     encoder = sum(stride * depth for stride, depth in zip(strides, config.encoder_depths, strict=True))
     decoder = [stride * depth for stride, depth in zip(strides, config.decoder_depths, strict=True)]
     reach = encoder + decoder[2] + decoder[3] + ALIGNMENT, sum(decoder) + strides[0] + ALIGNMENT
-    return min(MAX_HALO, _aligned(reach[0])), min(MAX_HALO, _aligned(reach[1]))
-
-
-def _aligned(length: int) -> int:
-    return -(-length // ALIGNMENT) * ALIGNMENT
-
-
-def pad(image: Image) -> Image:
-    """Repeats the last row and column up to a multiple of the alignment."""
-    height, width = image.shape[:2]
-    return np.pad(image, ((0, -height % ALIGNMENT), (0, -width % ALIGNMENT), (0, 0)), mode="edge")
+    return min(MAX_HALO, aligned(reach[0])), min(MAX_HALO, aligned(reach[1]))
 
 
 class Later:
@@ -168,7 +122,7 @@ class Transform:
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
         limit = int(ENCODE_PIXELS * IMPROVED_SHARE) if self._improvements(effort) else ENCODE_PIXELS
-        for rows, columns, last in _tiles(_aligned(height), _aligned(width), self.encode_halo, limit):
+        for rows, columns, last in tiles(aligned(height), aligned(width), self.encode_halo, limit):
             if self.basis is not None:  # the decoder follows, and would take as much memory again
                 last = last or (rows.inner_stop >= height and columns.inner_stop >= width)
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
@@ -180,7 +134,7 @@ class Transform:
                 found = list(_run(self.encoders[0](), known, last).values())
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
-                code_map[:, _inner(rows, stride), _inner(columns, stride)] = part[:, _kept(rows, stride), _kept(columns, stride)]
+                code_map[:, inner(rows, stride), inner(columns, stride)] = part[:, kept(rows, stride), kept(columns, stride)]
         return Codes(*maps)
 
     def _search(self, known: dict[str, Any], rows: Span, columns: Span, effort: int, last: bool) -> list[CodeMap]:
@@ -197,7 +151,7 @@ class Transform:
             height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
             inside = slice(height), slice(width)
             if name == LEVELS[-1] and not improvements:
-                inside = _kept(rows, stride), _kept(columns, stride)
+                inside = kept(rows, stride), kept(columns, stride)
             known[name] = np.zeros((self.config.levels[len(found)].stages, height, width), np.int32)
             known[name][:, inside[0], inside[1]] = _codes(search, known, (height, width), inside, PATHS[effort])
             found.append(known[name])
@@ -224,11 +178,11 @@ class Transform:
         `coordinates` (K,) adapt the last layer.
         """
         image = np.empty((height, width, 3), np.uint8)
-        tiles = _tiles(_aligned(height), _aligned(width), self.decode_halo, DECODE_PIXELS)
-        for rows, columns, found in self._decoded(tiles, codes, quality, levels, coordinates):
+        parts = tiles(aligned(height), aligned(width), self.decode_halo, DECODE_PIXELS)
+        for rows, columns, found in self._decoded(parts, codes, quality, levels, coordinates):
             tile = _picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
-            kept = tile[_kept(rows, 1), _kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
-            image[_inner(rows, 1), _inner(columns, 1)] = kept
+            shown = tile[kept(rows, 1), kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
+            image[inner(rows, 1), inner(columns, 1)] = shown
         return image
 
     def adapt(self, image: Image, codes: Codes, quality: int) -> NDArray[np.int8]:
@@ -245,26 +199,26 @@ class Transform:
         Of a large image some tiles stand for all.
         """
         height, width = (side // ADAPTED_STRIDE for side in image.shape[:2])
-        tiles = list(_tiles(_aligned(image.shape[0]), _aligned(image.shape[1]), self.decode_halo, MOMENTS_PIXELS))
+        parts = list(tiles(aligned(image.shape[0]), aligned(image.shape[1]), self.decode_halo, MOMENTS_PIXELS))
         apart = max(1, image.shape[0] * image.shape[1] // MOMENTS_SHARE)
-        tiles = tiles[(apart - 1) // 2 :: apart] or tiles
+        parts = parts[(apart - 1) // 2 :: apart] or parts
         sums: list[Moments] = []
-        for rows, columns, found in self._decoded(tiles, codes, quality, features=True):
+        for rows, columns, found in self._decoded(parts, codes, quality, features=True):
             size = rows.stop - rows.start, columns.stop - columns.start
-            inside = _kept(rows, ADAPTED_STRIDE), _kept(columns, ADAPTED_STRIDE)
-            places = _inner(rows, ADAPTED_STRIDE), _inner(columns, ADAPTED_STRIDE)
+            inside = kept(rows, ADAPTED_STRIDE), kept(columns, ADAPTED_STRIDE)
+            places = inner(rows, ADAPTED_STRIDE), inner(columns, ADAPTED_STRIDE)
             features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])[inside]
             features = features[: max(0, height - places[0].start), : max(0, width - places[1].start)]
             whole = [ADAPTED_STRIDE * side for side in features.shape[:2]]
             top, left = (ADAPTED_STRIDE * place.start for place in places)
             original = image[top : top + whole[0], left : left + whole[1]]
-            decoded = _picture(found.get("image"), *size)[_kept(rows, 1), _kept(columns, 1)][: whole[0], : whole[1]]
+            decoded = _picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
             sums.append(Moments.of(features.reshape(-1, features.shape[2]), errors_of(original, decoded)))
         return sum(sums[1:], sums[0]).standing_for(height * width)
 
     def _decoded(
         self,
-        tiles: Iterable[tuple[Span, Span, bool]],
+        parts: Iterable[tuple[Span, Span, bool]],
         codes: Codes,
         quality: int,
         levels: int = len(LEVELS),
@@ -277,7 +231,7 @@ class Transform:
             scaled += coordinates * np.float32(scale_of(self.config, quality / QUALITY_STEPS))
         always = {"quality": _quality(quality), "keep": (np.arange(len(LEVELS)) < levels).astype(np.float32), "coordinates": scaled}
         outputs = ("image", "features")[: 1 + features]
-        for rows, columns, last in tiles:
+        for rows, columns, last in parts:
             inputs: dict[str, Any] = dict(always)
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
@@ -345,27 +299,8 @@ def _run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ..
         raise InvalidModelError(f"the model's graph fails: {first_line(error)}; export the model again") from error
 
 
-def _tiles(height: int, width: int, halo: int, limit: int) -> Iterator[tuple[Span, Span, bool]]:
-    """Rows and columns of each tile, and whether it is the last of several."""
-    rows_of_tiles, columns_of_tiles = grid(height, width, halo, limit)
-    down, across = spans(height, rows_of_tiles, halo), spans(width, columns_of_tiles, halo)
-    for rows in down:
-        for columns in across:
-            yield rows, columns, rows is down[-1] and columns is across[-1] and len(down) * len(across) > 1
-
-
 def _quality(quality: int) -> NDArray[np.float32]:
     return np.array([quality / QUALITY_STEPS], np.float32)
-
-
-def _inner(span: Span, stride: int) -> slice:
-    """Where a tile's kept part lies in the whole map."""
-    return slice(span.inner_start // stride, span.inner_stop // stride)
-
-
-def _kept(span: Span, stride: int) -> slice:
-    """Where a tile's kept part lies in the tile."""
-    return slice((span.inner_start - span.start) // stride, (span.inner_stop - span.start) // stride)
 
 
 def _crop(code_map: CodeMap, rows: Span, columns: Span, stride: int) -> CodeMap:

@@ -17,7 +17,7 @@ from vqcodec.config import LEVELS
 from vqcodec.container import HEADER_BYTES
 from vqcodec.errors import VQCodecError
 from vqcodec.model import load_model
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 SIDE = 384  # pixels of a crop
 SEARCH_STEPS = 9  # halvings of a codec's range of settings

@@ -24,7 +24,7 @@ from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.errors import BenchError, MissingLibraryError
 from vqcodec.image import read
 from vqcodec.model import load_model
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 OURS = "vqcodec"
 

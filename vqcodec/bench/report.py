@@ -20,7 +20,7 @@ from vqcodec.bench.peers import OURS, Coder
 from vqcodec.bench.plots import draw_all
 from vqcodec.bench.summary import BDRate, Point, Summary
 from vqcodec.config import LEVELS
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PICTURES = 3  # shown side by side

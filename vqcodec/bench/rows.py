@@ -21,7 +21,7 @@ from vqcodec.bench.peers import OURS, Coder
 from vqcodec.config import LEVELS
 from vqcodec.errors import BenchError
 from vqcodec.msssim import ms_ssim
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 MARK = "# "  # begins a line of the head
 COMMAND = "from vqcodec.cli import run; run()"  # what the installed command does

@@ -17,7 +17,7 @@ from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
 from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
 from vqcodec.processes import open_pool, receive_signals, submit
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from vqcodec.errors import VQCodecError
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 from vqcodec.view.session import Session
 
 HOST = "127.0.0.1"

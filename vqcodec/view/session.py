@@ -18,7 +18,7 @@ from vqcodec.batch import PICTURES
 from vqcodec.config import LEVELS
 from vqcodec.convert import SUFFIX
 from vqcodec.errors import ImageError
-from vqcodec.transform import Image
+from vqcodec.tiles import Image
 
 DROPPED = 16  # pictures dropped on the page that are kept in memory
 OPENED, COMPRESSED, RESTORED = 2, 32, 6  # results that are kept
