@@ -115,5 +115,6 @@ def unpacked(payload: bytes, count: int) -> NDArray[np.float32]:
     halves = np.frombuffer(payload, np.uint8)[:, None] >> np.array([0, 4], np.uint8) & 15
     values = (halves.ravel().astype(np.int8) ^ 8) - 8
     if np.trim_zeros(values, "b").size > count or (values < -LARGEST).any():
-        raise DamagedError(f"the file adapts the decoder by what its model does not have ({len(values)} numbers for {count})")
+        what = f"the file adapts the decoder by what its model does not have ({len(values)} numbers for {count})"
+        raise DamagedError(f"{what}; the program that wrote it is at fault")
     return np.pad(values[:count], (0, max(0, count - len(values)))).astype(np.float32)
