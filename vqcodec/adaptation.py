@@ -69,8 +69,7 @@ def errors_of(image: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Floats:
 
 def scale_of(config: TransformConfig, quality: float) -> float:
     """What a coordinate counts at a quality in [0, 1]: errors shrink with about the fourth root of the Lagrangian."""
-    lagrangian = config.lambda_min * (config.lambda_max / config.lambda_min) ** quality
-    return float((lagrangian / LAMBDA_UNIT) ** -0.25)
+    return float((config.lagrangian(quality) / LAMBDA_UNIT) ** -0.25)
 
 
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none

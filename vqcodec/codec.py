@@ -93,8 +93,7 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
         opened.transform.decoder.begin()  # beside the finer levels, once the top one is intact
         maps.append(code_map)
     codes = bitstream.complete(opened.prior, maps, held.height, held.width)
-    adaptation = held.extras.adaptation if levels == len(LEVELS) else b""
-    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels, adaptation)
+    rgb = opened.decode(codes, held.height, held.width, held.quality / 100, levels, held.extras.adaptation)
     alpha = channels.unpack_alpha(held.extras.alpha, held.height, held.width) if held.extras.alpha else None
     return channels.join(rgb, held.gray, alpha)
 
@@ -118,8 +117,7 @@ def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_P
         lost.append(str(error).split(";")[0])
     codes = bitstream.complete(opened.prior, maps, held.height, held.width)
     try:
-        adaptation = held.extras.adaptation if len(maps) == len(LEVELS) else b""
-        rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps), adaptation)
+        rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps), held.extras.adaptation)
     except DamagedError as error:
         rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps))
         lost.append(str(error).split(";")[0])

@@ -57,6 +57,10 @@ class TransformConfig:
     anchors: int
     adaptations: int = 0
 
+    def lagrangian(self, quality: float) -> float:
+        """That of a quality in [0, 1]."""
+        return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** quality)
+
 
 @dataclass(frozen=True)
 class PriorConfig:

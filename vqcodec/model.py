@@ -100,9 +100,9 @@ class Model:
     def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3, adaptation: bytes = b"") -> Image:
         """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones.
 
-        `adaptation` is what `adapt` gave. Raises `DamagedError` where that is of another model.
+        `adaptation` is what `adapt` gave, and counts where all levels do. Raises `DamagedError` where it is of another model.
         """
-        coordinates = unpacked(adaptation, self.config.transform.adaptations)
+        coordinates = unpacked(adaptation if levels == len(LEVELS) else b"", self.config.transform.adaptations)
         return self.transform.decode(codes, height, width, quality_steps(quality), levels, coordinates)
 
     def _tensors(self, name: str) -> dict[str, Any]:

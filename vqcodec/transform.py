@@ -190,8 +190,8 @@ class Transform:
         if self.basis is None:
             return np.zeros(self.config.adaptations, np.int8)
         moments = self.moments(image, codes, quality)
-        lagrangian = self.config.lambda_min * (self.config.lambda_max / self.config.lambda_min) ** (quality / QUALITY_STEPS)
-        return fitted(moments, self.basis * scale_of(self.config, quality / QUALITY_STEPS), lagrangian)
+        share = quality / QUALITY_STEPS
+        return fitted(moments, self.basis * scale_of(self.config, share), self.config.lagrangian(share))
 
     def moments(self, image: Image, codes: Codes, quality: int) -> Moments:
         """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, over whole positions.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqcodec import codec, metrics
+from vqcodec import codec, container, metrics
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.bench.rows import level_sizes
 from vqcodec.config import LEVELS
@@ -87,11 +87,13 @@ def _between(smallest: float, largest: float, position: float, whole: bool) -> f
 def levels(pixels: Image, model: str, setting: float) -> list[Shown]:
     """What a file's beginning shows: top; top and middle; all three levels. The rate counts the header too."""
     opened = load_model(model)
+    height, width = pixels.shape[:2]
     data = codec.compress(pixels, setting, opened)
+    codes, adaptation = codec.decode_codes(data, opened), container.unpack(data).extras.adaptation
     sizes = list(level_sizes(data).values())
     shown: list[Shown] = []
     for count in range(1, len(LEVELS) + 1):
-        restored = codec.decompress(data, opened, levels=count)
+        restored = opened.decode(codes, height, width, setting, count, adaptation)
         rate = _bpp(HEADER_BYTES + sum(sizes[:count]) if count < len(LEVELS) else len(data), pixels)
         shown.append(Shown(" + ".join(LEVELS[:count]), restored, rate, metrics.psnr(metrics.mse(pixels, restored))))
     return shown
