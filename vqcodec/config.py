@@ -45,7 +45,7 @@ class TransformConfig:
     `widths` are channels at 1/4, 1/8, 1/16 and 1/32 of each side; the depths count residual blocks there.
     Quality 0..1 maps to the Lagrangian `lambda_min * (lambda_max / lambda_min) ** quality` (bits per pixel
     per unit of MSE on [0, 1]); per-channel scales are interpolated between `anchors` equally spaced qualities.
-    A file may adapt the decoder's last layer by up to `adaptations` numbers (adaptation.py).
+    A file may adapt the decoder's last layer by `adaptations` numbers for each block (adaptation.py).
     """
 
     widths: tuple[int, ...]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from vqcodec import graphs, limits
-from vqcodec.adaptation import packed, unpacked
+from vqcodec.adaptation import unpacked
 from vqcodec.codes import Codes
 from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, LEVELS, QUALITY_STEPS, ModelConfig, TransformConfig
 from vqcodec.container import MODEL_ID_BYTES
@@ -95,14 +95,14 @@ class Model:
 
         It is for `decode`, which takes as long as this.
         """
-        return packed(self.transform.adapt(image, codes, quality_steps(quality)))
+        return self.transform.adapt(image, codes, quality_steps(quality))
 
     def decode(self, codes: Codes, height: int, width: int, quality: float, levels: int = 3, adaptation: bytes = b"") -> Image:
         """Reconstructs the image uint8 (height, width, 3) from its codes; `levels` 1 or 2 leaves out the finer ones.
 
-        `adaptation` is what `adapt` gave, and counts where all levels do. Raises `DamagedError` where it is of another model.
+        `adaptation` is what `adapt` gave, and counts where all levels do. Raises `DamagedError` where it cannot be.
         """
-        coordinates = unpacked(adaptation if levels == len(LEVELS) else b"", self.config.transform.adaptations)
+        coordinates = unpacked(adaptation if levels == len(LEVELS) else b"", height, width, self.config.transform.adaptations)
         return self.transform.decode(codes, height, width, quality_steps(quality), levels, coordinates)
 
     def _tensors(self, name: str) -> dict[str, Any]:

@@ -25,9 +25,12 @@ class Span(NamedTuple):
     inner_stop: int
 
 
-def spans(length: int, count: int, halo: int) -> list[Span]:
-    """Cuts a side of `length` pixels (a multiple of the alignment) into at most `count` tiles of one size, with halos inside the image."""
-    tile = aligned(-(-length // count))
+def spans(length: int, count: int, halo: int, multiple: int = ALIGNMENT) -> list[Span]:
+    """Cuts a side of `length` pixels (a multiple of the alignment) into at most `count` tiles of one size, with halos inside the image.
+
+    Tiles begin at a `multiple` of pixels, itself one of the alignment.
+    """
+    tile = -(-length // (count * multiple)) * multiple
     return [
         Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile)) for start in range(0, length, tile)
     ]
@@ -62,10 +65,12 @@ def pad(image: Image) -> Image:
     return np.pad(image, ((0, -height % ALIGNMENT), (0, -width % ALIGNMENT), (0, 0)), mode="edge")
 
 
-def tiles(height: int, width: int, halo: int, limit: int) -> Iterator[tuple[Span, Span, bool]]:
-    """Rows and columns of each tile, and whether it is the last of several."""
+def tiles(height: int, width: int, halo: int, limit: int, multiple: int = ALIGNMENT) -> Iterator[tuple[Span, Span, bool]]:
+    """Rows and columns of each tile, and whether it is the last of several. For `multiple` see `spans`: of more than the alignment, tiles
+    may have a few pixels more than the limit.
+    """
     rows_of_tiles, columns_of_tiles = grid(height, width, halo, limit)
-    down, across = spans(height, rows_of_tiles, halo), spans(width, columns_of_tiles, halo)
+    down, across = spans(height, rows_of_tiles, halo, multiple), spans(width, columns_of_tiles, halo, multiple)
     for rows in down:
         for columns in across:
             yield rows, columns, rows is down[-1] and columns is across[-1] and len(down) * len(across) > 1

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.adaptation import Moments, errors_of, fitted, scale_of
+from vqcodec.adaptation import FINEST, Moments, Systems, adapted, errors_of, packed, scale_of
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
@@ -42,7 +42,6 @@ IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.55, 0.3, 0.17), (0.7, 0.45,
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
 IMPROVED_SHARE = 1 / 2  # of these pixels where improvements follow, which take twice the memory
 MOMENTS_PIXELS = 3 << 19  # the same where what the last layer takes is kept too
-MOMENTS_SHARE = 2 << 20  # pixels that suffice to adapt the last layer: of larger pictures some tiles
 MAX_HALO = 160  # pixels: what lies farther away changed at most 1 code in 80,000, of photographs in tiles of 320 (bench/LOG.md)
 
 
@@ -175,7 +174,7 @@ class Transform:
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).
 
-        `coordinates` (K,) adapt the last layer.
+        `coordinates` (K, R, C) adapt the last layer, in blocks of 32 pixels a side.
         """
         image = np.empty((height, width, 3), np.uint8)
         parts = tiles(aligned(height), aligned(width), self.decode_halo, DECODE_PIXELS)
@@ -185,36 +184,41 @@ class Transform:
             image[inner(rows, 1), inner(columns, 1)] = shown
         return image
 
-    def adapt(self, image: Image, codes: Codes, quality: int) -> NDArray[np.int8]:
-        """The coordinates (K,) that adapt the last layer to an image uint8 (H, W, 3), of these codes; zeros where none are worth it."""
+    def adapt(self, image: Image, codes: Codes, quality: int) -> bytes:
+        """What adapts the last layer to an image uint8 (H, W, 3), of these codes (adaptation.py); nothing where that is not worth it."""
         if self.basis is None:
-            return np.zeros(self.config.adaptations, np.int8)
-        moments = self.moments(image, codes, quality)
+            return b""
         share = quality / QUALITY_STEPS
-        return fitted(moments, self.basis * scale_of(self.config, share), self.config.lagrangian(share))
+        scaled = self.basis * np.float32(scale_of(self.config, share))
+        size = [-(-side // FINEST) for side in image.shape[:2]]
+        systems = Systems(*(np.zeros((*size, *[len(scaled)] * axes), np.float32) for axes in (2, 1)))
+        for rows, columns, moments in self.moments(image, codes, quality):
+            found = moments.systems(scaled)
+            systems.matrices[rows, columns], systems.right[rows, columns] = found.matrices, found.right
+        return packed(adapted(systems, self.config.lagrangian(share)))
 
-    def moments(self, image: Image, codes: Codes, quality: int) -> Moments:
-        """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, over whole positions.
+    def moments(self, image: Image, codes: Codes, quality: int) -> Iterator[tuple[slice, slice, Moments]]:
+        """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, tile by tile.
 
-        Of a large image some tiles stand for all.
+        Gives which blocks of `FINEST` pixels a side these are, and their moments (adaptation.py); of positions that are not whole there
+        is nothing.
         """
-        height, width = (side // ADAPTED_STRIDE for side in image.shape[:2])
-        parts = list(tiles(aligned(image.shape[0]), aligned(image.shape[1]), self.decode_halo, MOMENTS_PIXELS))
-        apart = max(1, image.shape[0] * image.shape[1] // MOMENTS_SHARE)
-        parts = parts[(apart - 1) // 2 :: apart] or parts
-        sums: list[Moments] = []
+        height, width = image.shape[:2]
+        parts = tiles(aligned(height), aligned(width), self.decode_halo, MOMENTS_PIXELS, FINEST)
         for rows, columns, found in self._decoded(parts, codes, quality, features=True):
             size = rows.stop - rows.start, columns.stop - columns.start
-            inside = kept(rows, ADAPTED_STRIDE), kept(columns, ADAPTED_STRIDE)
-            places = inner(rows, ADAPTED_STRIDE), inner(columns, ADAPTED_STRIDE)
-            features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])[inside]
-            features = features[: max(0, height - places[0].start), : max(0, width - places[1].start)]
-            whole = [ADAPTED_STRIDE * side for side in features.shape[:2]]
-            top, left = (ADAPTED_STRIDE * place.start for place in places)
-            original = image[top : top + whole[0], left : left + whole[1]]
+            features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])
+            features = features[kept(rows, ADAPTED_STRIDE), kept(columns, ADAPTED_STRIDE)]
+            whole = [
+                max(0, min(span.inner_stop, side) - span.inner_start) // ADAPTED_STRIDE * ADAPTED_STRIDE
+                for span, side in ((rows, height), (columns, width))
+            ]
+            features = features[: whole[0] // ADAPTED_STRIDE, : whole[1] // ADAPTED_STRIDE]
+            original = image[rows.inner_start : rows.inner_start + whole[0], columns.inner_start : columns.inner_start + whole[1]]
             decoded = _picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
-            sums.append(Moments.of(features.reshape(-1, features.shape[2]), errors_of(original, decoded)))
-        return sum(sums[1:], sums[0]).standing_for(height * width)
+            moments = Moments.of(features, errors_of(original, decoded), FINEST // ADAPTED_STRIDE)
+            top, left = rows.inner_start // FINEST, columns.inner_start // FINEST
+            yield slice(top, top + len(moments.errors)), slice(left, left + moments.errors.shape[1]), moments
 
     def _decoded(
         self,
@@ -226,15 +230,16 @@ class Transform:
         features: bool = False,
     ) -> Iterator[tuple[Span, Span, dict[str, Any]]]:
         """Each tile's rows and columns, and what the decoder gives of it: the image, and what the last layer takes where that is wanted."""
-        scaled = np.zeros(self.config.adaptations, np.float32)
-        if coordinates is not None:
-            scaled += coordinates * np.float32(scale_of(self.config, quality / QUALITY_STEPS))
-        always = {"quality": _quality(quality), "keep": (np.arange(len(LEVELS)) < levels).astype(np.float32), "coordinates": scaled}
+        if coordinates is None:
+            coordinates = np.zeros((self.config.adaptations, *codes.top.shape[1:]), np.float32)
+        scale = np.float32(scale_of(self.config, quality / QUALITY_STEPS))
+        always = {"quality": _quality(quality), "keep": (np.arange(len(LEVELS)) < levels).astype(np.float32)}
         outputs = ("image", "features")[: 1 + features]
         for rows, columns, last in parts:
             inputs: dict[str, Any] = dict(always)
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
+            inputs["coordinates"] = scale * _crop(coordinates, rows, columns, ALIGNMENT)
             yield rows, columns, _run(self.decoder(), inputs, last or features, outputs)
 
     def _check_codes(self, found: list[Any], height: int, width: int) -> None:
@@ -303,5 +308,5 @@ def _quality(quality: int) -> NDArray[np.float32]:
     return np.array([quality / QUALITY_STEPS], np.float32)
 
 
-def _crop(code_map: CodeMap, rows: Span, columns: Span, stride: int) -> CodeMap:
-    return np.ascontiguousarray(code_map[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride])
+def _crop(values: Any, rows: Span, columns: Span, stride: int) -> Any:
+    return np.ascontiguousarray(values[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride])

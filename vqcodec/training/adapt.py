@@ -2,7 +2,8 @@
 
 Every picture has changes of the last layer that would suit it best. The basis is what serves most pictures best: coordinates for each
 picture and the basis for all are fitted in turns (alternating least squares), each picture's error counting relative to what it was.
-Shapes as in adaptation.py.
+Fitted to blocks, as which it is used, and to their rates as well, it served other photographs no better (bench/LOG.md). Shapes as in
+adaptation.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqcodec.adaptation import Moments, scale_of
+from vqcodec.adaptation import Floats, scale_of
 from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, QUALITY_STEPS, TransformConfig
 from vqcodec.training.prior import varied
 from vqcodec.training.schedule import Clock, Schedule
@@ -23,16 +24,23 @@ from vqcodec.transform import Transform
 ROUNDS = 12  # of the alternating fits
 RIDGE = 1e-5  # of features that hardly vary, in mean squares
 SHRINKAGE = 0.05  # of each picture's own best change, which the first basis comes from: it fits some of the noise
-STEPS = 2.5  # integers to the standard deviation of a coordinate: their range is 2.8 of it, and rounding costs 1 % of the gain
+STEPS = 0.8  # integers to the standard deviation of a picture's coordinate: blocks' vary more, and most should be zero (bench/LOG.md)
 
 Matrix = NDArray[np.float64]
 
 
 class Sample(NamedTuple):
-    """What the last layer takes and leaves of one picture, whose quality is in hundredths."""
+    """Moments of one picture, (F + 1, F + 1) and (F + 1, E), the sum of its errors' squares, and its quality in hundredths."""
 
-    moments: Moments
+    squares: Floats
+    products: Floats
+    error: float
     quality: int
+
+    @property
+    def positions(self) -> float:
+        """How many there are: the square of the constant feature."""
+        return float(self.squares[-1, -1])
 
 
 def gather(transform: Transform, images: Sequence[Tensor], seed: int, minutes: float) -> Iterator[Sample]:
@@ -45,7 +53,9 @@ def gather(transform: Transform, images: Sequence[Tensor], seed: int, minutes: f
         piece = np.ascontiguousarray(varied(images[int(index)], random).permute(1, 2, 0).numpy())
         quality = int(random.integers(QUALITY_STEPS + 1))
         codes = transform.encode(piece, quality, DEFAULT_EFFORT)
-        yield Sample(transform.moments(piece, codes, quality), quality)
+        tiles = [moments for _, _, moments in transform.moments(piece, codes, quality)]
+        squares, products, errors = (sum(part.sum((0, 1), np.float64) for part in parts) for parts in zip(*tiles, strict=True))
+        yield Sample(squares, products, float(errors), quality)
 
 
 def fit(samples: Sequence[Sample], config: TransformConfig) -> Matrix:
@@ -53,12 +63,12 @@ def fit(samples: Sequence[Sample], config: TransformConfig) -> Matrix:
 
     Where there are fewer samples than K, or errors are nothing, the rest is zeros.
     """
-    used = [sample for sample in samples if sample.moments.error > 0]
+    used = [sample for sample in samples if sample.error > 0]
     if not used:
         return np.zeros((config.adaptations, config.widths[0] + 1, 3 * ADAPTED_STRIDE**2))
-    squares = np.stack([s.moments.squares / s.moments.count for s in used])
-    products = np.stack([s.moments.products / s.moments.count for s in used])
-    errors = np.array([s.moments.error / s.moments.count for s in used])
+    squares = np.stack([sample.squares / sample.positions for sample in used])
+    products = np.stack([sample.products / sample.positions for sample in used])
+    errors = np.array([sample.error / sample.positions for sample in used])
     mean = squares.mean(0)
     ridge = RIDGE * np.trace(mean) / len(mean) * np.eye(len(mean))
     lower = np.linalg.cholesky(mean + ridge)

@@ -116,7 +116,10 @@ class DecodeGraph(nn.Module):
 
 
 class AdaptedDecodeGraph(DecodeGraph):
-    """The same with coordinates (K,) that adapt the last layer, and what that layer takes (n, C) as another output."""
+    """The same with coordinates (K, R, C) that adapt the last layer, in blocks of 32 pixels a side.
+
+    What that layer takes (n, F) is another output.
+    """
 
     outputs = ("image", "features")
 
@@ -261,8 +264,8 @@ def decode_graph(transform: VQVAE) -> onnx.ModelProto:
     given, shapes = (*codes, torch.zeros(1), torch.ones(3)), shapes | {"quality": None, "keep": None}
     if not transform.config.adaptations:
         return _export(DecodeGraph(transform), given, shapes, list(DecodeGraph.outputs))
-    coordinates = torch.zeros(transform.config.adaptations)
-    return _export(AdaptedDecodeGraph(transform), (*given, coordinates), shapes | {"coordinates": None}, list(AdaptedDecodeGraph.outputs))
+    given, shapes = (*given, torch.zeros(transform.config.adaptations, 4, 5)), shapes | {"coordinates": shapes[LEVELS[0]]}
+    return _export(AdaptedDecodeGraph(transform), given, shapes, list(AdaptedDecodeGraph.outputs))
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...], shapes: dict[str, Any], outputs: list[str]) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, LAMBDA_UNIT, LEVEL_STRIDES, TransformConfig
+from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LAMBDA_UNIT, LEVEL_STRIDES, TransformConfig
 from vqcodec.training.quantize import ResidualQuantizer
 from vqcodec.transform import PATHS
 
@@ -126,12 +126,23 @@ class Decoder(nn.Module):
         return self.blocks[3](self.scales[3](state, anchors))
 
     def finish(self, features: Tensor, latents: Tensor, coordinates: Tensor | None = None) -> Tensor:
-        """What `features` gave and the bottom latents -> image (B, 3, H, W), unclamped; `coordinates` (K,) adapt the last layer."""
+        """What `features` gave and the bottom latents -> image (B, 3, H, W), unclamped.
+
+        `coordinates` (K, R, C) adapt the last layer in each block of 32 pixels a side; then there is one image.
+        """
         x = self.out(features)
         if coordinates is not None:
-            weight, bias = (coordinates @ basis.view(len(coordinates), -1) for basis in (self.adapt.weight, self.adapt.bias))
-            x = x + F.conv2d(features, weight.view(x.shape[1], -1, 1, 1), bias)
+            x = x + self.change(features, coordinates)
         return (F.pixel_shuffle(x, ADAPTED_STRIDE) + F.pixel_shuffle(self.direct(latents), BLOCK)).float() + 0.5
+
+    def change(self, features: Tensor, coordinates: Tensor) -> Tensor:
+        """What coordinates (K, R, C) add to the last layer of these features (1, F, 8 R, 8 C)."""
+        (count, rows, columns), side = coordinates.shape, ALIGNMENT // ADAPTED_STRIDE
+        each = coordinates.permute(1, 2, 0).reshape(-1, count)
+        weight, bias = (each @ basis.view(count, -1) for basis in (self.adapt.weight, self.adapt.bias))
+        blocks = features.reshape(-1, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(rows * columns, -1, side**2)
+        change = weight.view(rows * columns, -1, blocks.shape[1]) @ blocks + bias[:, :, None]
+        return change.view(rows, columns, -1, side, side).permute(2, 0, 3, 1, 4).reshape(1, -1, rows * side, columns * side)
 
 
 class Pass(NamedTuple):
