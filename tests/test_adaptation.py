@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.range_decoder import RangeDecoder
 from tests.support import GOLDENS, IMAGES, Array, load_image, noise, random_codes
 from vqcodec import codec, container, metrics, targets, transform
-from vqcodec.adaptation import FINEST, LARGEST, Layer, Moments, Rates, adapted, errors_of, packed, scale_of, spread, unpacked
+from vqcodec.adaptation import LARGEST, Layer, Moments, Rates, adapted, errors_of, finest_side, packed, scale_of, spread, unpacked
 from vqcodec.codes import Codes
 from vqcodec.container import Extras
 from vqcodec.errors import DamagedError, InvalidModelError
@@ -130,14 +130,14 @@ def test_the_fit_finds_what_there_is(seed: int) -> None:
     basis, features = drawn(seed, (40, 70))
     coordinates = np.random.default_rng(seed).integers(-3, 4, (3, 5, COUNT))
     errors = changed(features, coordinates, basis, 16)
-    assert np.array_equal(total(adapted(Moments.of(features, errors, 16).systems(basis), 1e9), (160, 280)), coordinates)
+    assert np.array_equal(total(adapted(Moments.of(features, errors, 16).systems(basis), 6, 1e9), (160, 280)), coordinates)
 
 
 def test_what_a_picture_has_in_common_is_said_once() -> None:
     basis, features = drawn(1, (40, 70))
     everywhere, somewhere = np.array([3, 0, -2, 0, 1]), np.zeros((3, 5, COUNT), int)
     somewhere[1, 2, 3] = 5
-    layers = adapted(Moments.of(features, changed(features, everywhere + somewhere, basis, 16), 16).systems(basis), 1.0)
+    layers = adapted(Moments.of(features, changed(features, everywhere + somewhere, basis, 16), 16).systems(basis), 6, 1.0)
     assert [layer.side for layer in layers] == [9, 6]
     assert layers[0].coordinates.tolist() == [[everywhere.tolist()]]
     assert np.array_equal(layers[1].coordinates, somewhere)
@@ -147,12 +147,12 @@ def test_what_is_not_worth_its_bits_is_left_out() -> None:
     basis, features = drawn(0)
     errors = changed(features, np.array([[[3, 0, -2, 0, 1]]]), basis, 32)
     systems = Moments.of(features, errors, 16).systems(basis)
-    layers = [adapted(systems, lagrangian) for lagrangian in (1e-9, 1e-1, 1e9)]
+    layers = [adapted(systems, 6, lagrangian) for lagrangian in (1e-9, 1e-1, 1e9)]
     gains = [sum(np.count_nonzero(layer.coordinates) for layer in each) for each in layers]
     assert gains[0] == 0
     assert gains == sorted(gains)
     assert gains[-1] == 3
-    assert not adapted(Moments.of(features, 0 * errors, 16).systems(basis), 1e9)
+    assert not adapted(Moments.of(features, 0 * errors, 16).systems(basis), 6, 1e9)
 
 
 def test_moments_are_those_of_each_block() -> None:
@@ -232,8 +232,9 @@ def test_tiles_give_the_systems_and_the_picture_of_the_whole(adaptable: Model, p
 
 def assembled(model: Model, image: Array, codes: Codes) -> tuple[Moments, int]:
     """The moments of all blocks of an image, and of how many tiles they came."""
-    found = list(model.transform.moments(image, codes, 6000))
-    shape = tuple(-(-side // FINEST) for side in image.shape[:2])
+    side = finest_side(*image.shape[:2])
+    found = list(model.transform.moments(image, codes, 6000, side))
+    shape = tuple(-(-length >> side) for length in image.shape[:2])
     whole = Moments(*(np.full((*shape, *part.shape[2:]), np.nan) for part in found[0][2]))
     for rows, columns, moments in found:
         for all_of_it, part in zip(whole, moments, strict=True):

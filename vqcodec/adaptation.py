@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,9 @@ Floats = NDArray[np.floating]
 LARGEST = 7  # of a coordinate
 VALUES = np.arange(-LARGEST, LARGEST + 1)
 LEAST_SIDE, GREATEST_SIDE = 5, 16  # log2 of a block's side: from the alignment of tiles to what any picture fits into
-FINEST = 64  # pixels a side of the smallest blocks that the encoder tries
-COARSER = 4  # times that: the next larger ones; then one for the whole picture
+FINEST = (5, 6)  # log2 of the side of the smallest blocks that the encoder tries, of usual pictures and of large ones, to save memory
+USUAL_PIXELS = 4 << 20
+LAYERS = ((2, 0), (3, 1))  # how often the sides are doubled of the blocks that follow on the whole picture: ways that the encoder tries
 LAYER_BYTES = 3
 WORD_BYTES = 4
 SECTION_BITS = (
@@ -118,26 +120,37 @@ class Layer(NamedTuple):
     coordinates: NDArray[np.int8]
 
 
-@np.errstate(all="ignore")  # a spoilt model's numbers may be none
-def adapted(systems: Systems, lagrangian: float) -> list[Layer]:
-    """What adapts the decoder to a picture, whose blocks of `FINEST` pixels a side have these systems; nothing where that is not worth it.
+def finest_side(height: int, width: int) -> int:
+    """log2 of the side of the smallest blocks that the encoder tries for an image of `height` x `width` pixels."""
+    return FINEST[height * width > USUAL_PIXELS]
 
-    Coarse layers first; the next one is fitted to what they leave.
+
+@np.errstate(all="ignore")  # a spoilt model's numbers may be none
+def adapted(systems: Systems, side: int, lagrangian: float) -> list[Layer]:
+    """What adapts the decoder to a picture whose blocks of 2^`side` pixels a side have these systems; or nothing."""
+    return min((_layers(systems, side, lagrangian, doublings) for doublings in LAYERS), key=itemgetter(0))[1]
+
+
+def _layers(systems: Systems, side: int, lagrangian: float, doublings: Sequence[int]) -> tuple[float, list[Layer]]:
+    """Layers for the whole picture and for blocks whose sides are doubled so often, each fitted to what the ones before leave.
+
+    With what they bring, in bits, below 0 unless there are none.
     """
-    size, layers = systems.right.shape[:2], list[Layer]()
+    size, layers, total = systems.right.shape[:2], list[Layer](), 0.0
     whole = (max(size) - 1).bit_length()
     found = np.zeros_like(systems.right)
-    for doublings in sorted({whole, min(whole, COARSER.bit_length() - 1), 0}, reverse=True):
-        left = systems.right - np.einsum("rckl,rcl->rck", systems.matrices, found)
-        blocks = Systems(systems.matrices, left).merged(1 << doublings)
+    for doubled in sorted({whole, *(min(whole, each) for each in doublings)}, reverse=True):
+        left = systems.right - np.einsum("rckl,rcl->rck", systems.matrices, found) if layers else systems.right
+        blocks = Systems(systems.matrices, left).merged(1 << doubled)
         rows, columns, count = blocks.right.shape
         flat = Systems(blocks.matrices.reshape(-1, count, count), blocks.right.reshape(-1, count))
-        overhead = 8 * LAYER_BYTES + (0 if layers else SECTION_BITS)
         bits, coordinates, rates = _fitted(flat, lagrangian / 3)
-        if overhead + bits < 0:
-            layers.append(Layer(FINEST.bit_length() - 1 + doublings, rates, coordinates.reshape(rows, columns, count)))
-            found += spread(layers[-1].coordinates, 1 << doublings, size)
-    return layers
+        bits += 8 * LAYER_BYTES + (0 if layers else SECTION_BITS)
+        if bits < 0:
+            total += bits
+            layers.append(Layer(side + doubled, rates, coordinates.reshape(rows, columns, count)))
+            found += spread(layers[-1].coordinates, 1 << doubled, size)
+    return total, layers
 
 
 def spread(coordinates: NDArray[Any], repeats: int, size: tuple[int, int]) -> NDArray[Any]:

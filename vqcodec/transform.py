@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.adaptation import FINEST, Moments, Systems, adapted, errors_of, packed, scale_of
+from vqcodec.adaptation import Moments, Systems, adapted, errors_of, finest_side, packed, scale_of
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError, first_line
@@ -190,21 +190,22 @@ class Transform:
             return b""
         share = quality / QUALITY_STEPS
         scaled = self.basis * np.float32(scale_of(self.config, share))
-        size = [-(-side // FINEST) for side in image.shape[:2]]
+        side = finest_side(*image.shape[:2])
+        size = [-(-length >> side) for length in image.shape[:2]]
         systems = Systems(*(np.zeros((*size, *[len(scaled)] * axes), np.float32) for axes in (2, 1)))
-        for rows, columns, moments in self.moments(image, codes, quality):
+        for rows, columns, moments in self.moments(image, codes, quality, side):
             found = moments.systems(scaled)
             systems.matrices[rows, columns], systems.right[rows, columns] = found.matrices, found.right
-        return packed(adapted(systems, self.config.lagrangian(share)))
+        return packed(adapted(systems, side, self.config.lagrangian(share)))
 
-    def moments(self, image: Image, codes: Codes, quality: int) -> Iterator[tuple[slice, slice, Moments]]:
+    def moments(self, image: Image, codes: Codes, quality: int, side: int) -> Iterator[tuple[slice, slice, Moments]]:
         """What the last layer takes and what it leaves of an image uint8 (H, W, 3), whose codes these are, tile by tile.
 
-        Gives which blocks of `FINEST` pixels a side these are, and their moments (adaptation.py); of positions that are not whole there
+        Gives which blocks of 2^`side` pixels a side these are, and their moments (adaptation.py); of positions that are not whole there
         is nothing.
         """
         height, width = image.shape[:2]
-        parts = tiles(aligned(height), aligned(width), self.decode_halo, MOMENTS_PIXELS, FINEST)
+        parts = tiles(aligned(height), aligned(width), self.decode_halo, MOMENTS_PIXELS, 1 << side)
         for rows, columns, found in self._decoded(parts, codes, quality, features=True):
             size = rows.stop - rows.start, columns.stop - columns.start
             features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])
@@ -216,8 +217,8 @@ class Transform:
             features = features[: whole[0] // ADAPTED_STRIDE, : whole[1] // ADAPTED_STRIDE]
             original = image[rows.inner_start : rows.inner_start + whole[0], columns.inner_start : columns.inner_start + whole[1]]
             decoded = _picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
-            moments = Moments.of(features, errors_of(original, decoded), FINEST // ADAPTED_STRIDE)
-            top, left = rows.inner_start // FINEST, columns.inner_start // FINEST
+            moments = Moments.of(features, errors_of(original, decoded), (1 << side) // ADAPTED_STRIDE)
+            top, left = rows.inner_start >> side, columns.inner_start >> side
             yield slice(top, top + len(moments.errors)), slice(left, left + moments.errors.shape[1]), moments
 
     def _decoded(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqcodec.adaptation import Floats, scale_of
+from vqcodec.adaptation import FINEST, Floats, scale_of
 from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, QUALITY_STEPS, TransformConfig
 from vqcodec.training.prior import varied
 from vqcodec.training.schedule import Clock, Schedule
@@ -53,7 +53,7 @@ def gather(transform: Transform, images: Sequence[Tensor], seed: int, minutes: f
         piece = np.ascontiguousarray(varied(images[int(index)], random).permute(1, 2, 0).numpy())
         quality = int(random.integers(QUALITY_STEPS + 1))
         codes = transform.encode(piece, quality, DEFAULT_EFFORT)
-        tiles = [moments for _, _, moments in transform.moments(piece, codes, quality)]
+        tiles = [moments for _, _, moments in transform.moments(piece, codes, quality, max(FINEST))]
         squares, products, errors = (sum(part.sum((0, 1), np.float64) for part in parts) for parts in zip(*tiles, strict=True))
         yield Sample(squares, products, float(errors), quality)
 
