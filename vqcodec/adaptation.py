@@ -35,9 +35,7 @@ USUAL_PIXELS = 4 << 20
 LAYERS = ((2, 0), (3, 1))  # how often the sides are doubled of the blocks that follow on the whole picture: ways that the encoder tries
 LAYER_BYTES = 3
 WORD_BYTES = 4
-SECTION_BITS = (
-    8 * 6 + 16
-)  # of a section's type, length and checksum and the number of layers, and half a word that the range coder rounds up
+SECTION_BITS = 64  # of a section's head, the number of layers and what the range coder rounds up
 STEP_OF_RATES = 8  # between the rates that the encoder looks at, in units of a sixteenth of a bit
 FITS = 4  # of the coordinates and of how likely they are, in turns
 SWEEPS = 2  # over a block's coordinates in a fit
@@ -63,9 +61,10 @@ class Systems:
 
 
 class Moments(NamedTuple):
-    """Sums over each of R x C blocks: of products of the features with each other, `squares` (R, C, F + 1, F + 1), ...
+    """Sums over the positions of each of R x C blocks.
 
-    ... of the features with the errors, `products` (R, C, F + 1, E), and of the squares of the `errors` (R, C).
+    `squares` (R, C, F + 1, F + 1) are of products of the features with each other, `products` (R, C, F + 1, E) of the features with the
+    errors, and `errors` (R, C) of the errors' squares.
     """
 
     squares: Floats
@@ -134,7 +133,7 @@ def adapted(systems: Systems, side: int, lagrangian: float) -> list[Layer]:
 def _layers(systems: Systems, side: int, lagrangian: float, doublings: Sequence[int]) -> tuple[float, list[Layer]]:
     """Layers for the whole picture and for blocks whose sides are doubled so often, each fitted to what the ones before leave.
 
-    With what they bring, in bits, below 0 unless there are none.
+    Only those that pay; and what they bring in bits and error, in bits, below 0 unless there are none.
     """
     size, layers, total = systems.right.shape[:2], list[Layer](), 0.0
     whole = (max(size) - 1).bit_length()
