@@ -28,7 +28,7 @@ PHOTOGRAPH = ROOT / "tests" / "images" / "astronaut.png"
 QUALITY = 60
 WIDTH, HEIGHT = 1180, 640
 LARGE, MAP, SMALL = 200, 120, 170  # pixels a side: photograph, code map, reconstruction
-COLOURS = {"top": "#8a5cd0", "middle": "#2f7fd1", "bottom": "#1b9a72"}
+COLOURS = {"top": "#8a5cd0", "middle": "#2f7fd1", "bottom": "#1b9a72", "adapt": "#c97a2b"}
 STYLE = """
 text { font: 15px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1c1c1e; }
 .soft { fill: #6b6b70; font-size: 13px; } .bold { font-weight: 600; } .white { fill: #fff; font-weight: 600; }

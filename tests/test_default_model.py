@@ -30,7 +30,7 @@ def test_codes_survive_and_cost_what_the_prior_says(name: str, quality: int, def
     codes = default_model.encode(image, quality)
     data = codec.compress(image, quality, default_model)
     assert same(codec.decode_codes(data, default_model), codes)
-    payloads = [section.payload for section in container.unpack(data).sections]
+    payloads = container.unpack(data).levels
     ideal = bitstream.ideal_bits(default_model.prior, codes, quality * 100)
     for payload, stages in zip(payloads, ideal, strict=True):
         assert len(payload) <= 1.01 * sum(stages) / 8 + 16

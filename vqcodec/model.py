@@ -93,7 +93,7 @@ class Model:
     def adapt(self, image: Image, codes: Codes, quality: float) -> bytes:
         """What adapts the decoder to an image uint8 (H, W, 3), whose codes at quality 0..100 these are; nothing where it is not worth it.
 
-        It is for `decode`, which takes as long as this.
+        It is for `decode`. Most of the time goes to decoding the picture once.
         """
         return self.transform.adapt(image, codes, quality_steps(quality))
 

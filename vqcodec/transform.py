@@ -211,8 +211,8 @@ class Transform:
             features = _features(found.get("features"), size[0] // ADAPTED_STRIDE, size[1] // ADAPTED_STRIDE, self.config.widths[0])
             features = features[kept(rows, ADAPTED_STRIDE), kept(columns, ADAPTED_STRIDE)]
             whole = [
-                max(0, min(span.inner_stop, side) - span.inner_start) // ADAPTED_STRIDE * ADAPTED_STRIDE
-                for span, side in ((rows, height), (columns, width))
+                max(0, min(span.inner_stop, length) - span.inner_start) // ADAPTED_STRIDE * ADAPTED_STRIDE
+                for span, length in ((rows, height), (columns, width))
             ]
             features = features[: whole[0] // ADAPTED_STRIDE, : whole[1] // ADAPTED_STRIDE]
             original = image[rows.inner_start : rows.inner_start + whole[0], columns.inner_start : columns.inner_start + whole[1]]
