@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, LAMBDA_UNIT, TransformConfig
-from vqcodec.entropy import FAMILY, LOGIT_STEPS, freqs, range_decoder, range_encoder
+from vqcodec.entropy import FAMILY, LOGIT_STEPS, WORD_BYTES, freqs, range_decoder, range_encoder
 from vqcodec.errors import DamagedError
 
 Floats = NDArray[np.floating]
@@ -34,7 +34,6 @@ FINEST = (5, 6)  # log2 of the side of the smallest blocks that the encoder trie
 USUAL_PIXELS = 4 << 20
 LAYERS = ((2, 0), (3, 1))  # how often the sides are doubled of the blocks that follow on the whole picture: ways that the encoder tries
 LAYER_BYTES = 3
-WORD_BYTES = 4
 SECTION_BITS = 64  # of a section's head, the number of layers and what the range coder rounds up
 STEP_OF_RATES = 8  # between the rates that the encoder looks at, in units of a sixteenth of a bit
 FITS = 4  # of the coordinates and of how likely they are, in turns

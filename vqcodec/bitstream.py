@@ -15,14 +15,13 @@ import numpy as np
 
 from vqcodec.codes import CodeMap, Codes, check_codes, checksum, map_sizes
 from vqcodec.config import LEVELS
-from vqcodec.entropy import FAMILY, range_decoder, range_encoder
+from vqcodec.entropy import FAMILY, WORD_BYTES, range_decoder, range_encoder
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
 from vqcodec.prior import LENGTH, Prior
 from vqcodec.scan import scan, scan_known, symbols_of
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
-WORD_BYTES = 4
 SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
 CALLS_AT_ONCE = 64  # of the decoder, between two looks at whether the payload's bits suffice
 ONES = np.ones(512)  # codebooks are rarely larger

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOGIT_STEPS = 16  # logit units per bit
+WORD_BYTES = 4  # of the range coder
 FREQ_BITS = 24  # the largest frequency is 2 ** 24: constriction's own precision
 
 FAMILY = constriction.stream.model.Categorical(perfect=False)  # explicit: the default changes between constriction's versions

@@ -30,7 +30,7 @@ def spans(length: int, count: int, halo: int, multiple: int = ALIGNMENT) -> list
 
     Tiles begin at a `multiple` of pixels, itself one of the alignment.
     """
-    tile = -(-length // (count * multiple)) * multiple
+    tile = aligned(-(-length // count), multiple)
     return [
         Span(max(0, start - halo), min(length, start + tile + halo), start, min(length, start + tile)) for start in range(0, length, tile)
     ]
@@ -54,9 +54,9 @@ def grid(height: int, width: int, halo: int, limit: int) -> tuple[int, int]:
     return min(found[1:] or found)[1:]
 
 
-def aligned(length: int) -> int:
-    """A length up to the next multiple of the alignment."""
-    return -(-length // ALIGNMENT) * ALIGNMENT
+def aligned(length: int, multiple: int = ALIGNMENT) -> int:
+    """A length up to the next multiple."""
+    return -(-length // multiple) * multiple
 
 
 def pad(image: Image) -> Image:
