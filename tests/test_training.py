@@ -217,6 +217,23 @@ def test_a_level_that_got_worse_on_held_out_images_is_taken_from_before(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True))
 
 
+def test_halfway_between_two_priors_is_taken_where_it_is_the_best() -> None:
+    rng = np.random.default_rng(5)
+    held_out = [CodedImage([torch.from_numpy(codes.astype(np.int16)) for codes in random_codes(rng, TINY, 96, 64)], 5000)]
+    start = PriorTrainer(TINY, Schedule(10, FOREVER), CPU).average.export()
+    trainer = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, start, held_out)
+    biases = [trainer.began.levels[2].length_logits.bias, trainer.average.levels[2].length_logits.bias]
+    with torch.no_grad():  # opposite mistakes: too many and too few short positions
+        for bias, mistake in zip(biases, (0.2, -0.2), strict=True):
+            bias[0] += mistake
+    ends = [evaluate_prior(prior, held_out)[2][-1] for prior in (trainer.began, trainer.average)]
+    halfway = [(began + end) / 2 for began, end in zip(trainer.began.parameters(), trainer.average.parameters(), strict=True)]
+    found = trainer.finish()
+    assert found[2][-1] < min(ends)
+    assert found == evaluate_prior(trainer.average, held_out)
+    assert all(torch.allclose(a, b) for a, b in zip(halfway, trainer.average.parameters(), strict=True))
+
+
 def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     transform = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).average
     coded = list(encode_images(transform, load_images(photographs, 96, lambda _: None), 0, FOREVER, passes=1))

@@ -147,6 +147,7 @@ class PriorTrainer:
         model = PixelCNN(config)
         self.continued = start is not None and model.take(start)
         self.model = model.to(world.device)
+        self.began = copy.deepcopy(self.model).requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.average)  # each level as it was when it took the fewest bits of the held out images
         self.least = [math.inf] * len(self.best.levels)  # these bits, per position
@@ -161,24 +162,31 @@ class PriorTrainer:
 
     def watch(self) -> list[list[float]]:
         """What `evaluate_prior` gives on the held out images, averaged weights; keeps the levels that are better than before."""
-        found = evaluate_prior(self.average, self.held_out)
-        for index, (bits, level) in enumerate(zip(found, self.average.levels, strict=True)):
+        return self._watched(self.average)
+
+    def _watched(self, prior: PixelCNN) -> list[list[float]]:
+        found = evaluate_prior(prior, self.held_out)
+        for index, (bits, level) in enumerate(zip(found, prior.levels, strict=True)):
             if sum(bits) < self.least[index]:
                 self.least[index] = sum(bits)
                 self.best.levels[index].load_state_dict(level.state_dict())
         return found
 
     def finish(self) -> list[list[float]]:
-        """Takes the best levels together as the averaged weights, where together they are better than those of the end.
+        """Takes as the averaged weights those of the end, those halfway from where it began to there, or the best levels together.
 
-        Returns what `evaluate_prior` gives of these on the held out images, of which there must be some.
+        Halfway from another prior is often better than either: both have learned codes by heart, but not the same ones (Wortsman et al.
+        2022, "Model soups"; bench/LOG.md). Returns what `evaluate_prior` gives of these weights on the held out images, of which there
+        must be some.
         """
-        at_the_end = self.watch()
-        together = evaluate_prior(self.best, self.held_out)
-        if _per_pixel(together) >= _per_pixel(at_the_end):
-            return at_the_end
-        self.average.load_state_dict(self.best.state_dict())
-        return together
+        candidates = [(self.watch(), self.average)]
+        if self.continued:
+            torch._foreach_lerp_(list(self.began.parameters()), list(self.average.parameters()), 0.5)
+            candidates.append((self._watched(self.began), self.began))
+        candidates.append((evaluate_prior(self.best, self.held_out), self.best))
+        bits, prior = min(candidates, key=lambda candidate: _per_pixel(candidate[0]))
+        self.average.load_state_dict(prior.state_dict())
+        return bits
 
     def train_step(self, batch: Coded, progress: float) -> dict[str, Tensor]:
         """One optimiser step on codes per level (B, S, h, w) and qualities (B,); returns bits per pixel, a scalar on the device."""
