@@ -6,7 +6,9 @@ encoder once, and then the entropy coder for a rate, or the decoder for a distor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from operator import itemgetter
 
 from vqcodec import channels, metrics
 from vqcodec.codec import NO_METADATA, ModelLike, encode, open_model, pack_codes, take_apart
@@ -19,6 +21,7 @@ from vqcodec.tiles import Image
 
 KINDS = ("bpp", "size", "psnr", "mse")
 TOLERANCE = 0.002  # of the size or the MSE: closer to the target than this, a better quality is not looked for
+TRUNCATION = 0.01  # of what is left, towards its middle: so both ends come nearer
 
 
 def compress_to(
@@ -65,24 +68,38 @@ def compress_to(
 
 
 def search(measure: Callable[[int], float], limit: float) -> tuple[int, float]:
-    """Bisects 0..`QUALITY_STEPS` for the step whose rising `measure` is closest to `limit` and not above it.
+    """Looks among 0..`QUALITY_STEPS` for the step whose rising `measure` is closest to `limit` and not above it.
 
-    Returns the step and its measure: step 0 where even that is above the limit.
+    Returns the step and its measure: step 0 where even that is above the limit. The logarithm of the measure is nearly linear in the
+    step, so each try interpolates it, a little towards the middle, but never so far from there that bisection would end sooner
+    (Oliveira and Takahashi 2020, "An enhancement of the bisection method average performance preserving minmax optimality").
     """
     best = 0, measure(0)
     if best[1] > limit:
         return best
-    low, high = 0, QUALITY_STEPS + 1
-    step = QUALITY_STEPS  # a target beyond what the model can do ends at once
-    while high - low > 1 and best[1] < (1 - TOLERANCE) * limit:
+    low, high = best, (QUALITY_STEPS + 1, math.inf)
+    step, slack = QUALITY_STEPS, 2.0 * QUALITY_STEPS  # a target beyond what the model can do ends at once
+    while high[0] - low[0] > 1 and best[1] < (1 - TOLERANCE) * limit:
         value = measure(step)
         if value <= limit:
-            low = step
-            best = max(best, (step, value), key=lambda pair: pair[1])
+            low = step, value
+            best = max(best, low, key=itemgetter(1))
         else:
-            high = step
-        step = (low + high) // 2
+            high = step, value
+        slack /= 2
+        step = _between(low, high, (1 - TOLERANCE / 2) * limit, slack)
     return best
+
+
+def _between(low: tuple[int, float], high: tuple[int, float], aim: float, slack: float) -> int:
+    """A step between two others with their measures: where the measure may be `aim`, but what is left then no wider than `slack`."""
+    width, middle = high[0] - low[0], (low[0] + high[0]) / 2
+    found = middle
+    if 0 < low[1] < aim < high[1] < math.inf:
+        found = low[0] + width * math.log(aim / low[1]) / math.log(high[1] / low[1])
+        found += min(TRUNCATION * width, abs(middle - found)) * math.copysign(1, middle - found)
+    reach = max(0.0, slack - width / 2)
+    return min(max(round(min(max(found, middle - reach), middle + reach)), low[0] + 1), high[0] - 1)
 
 
 def _unreachable(rate: bool, reached: float, height: int, width: int) -> str:
