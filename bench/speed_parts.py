@@ -139,6 +139,10 @@ def codec_parts(pixels: np.ndarray, asked: Asked, watch: Watch) -> np.ndarray:
     model, size, steps = load_model(asked.model), pixels.shape[:2], quality_steps(asked.quality)
     with watch.part("encode"):
         codes = model.encode(pixels, asked.quality)
+    adapted: dict[str, bytes] = {}
+    if hasattr(model, "adapt"):  # older checkouts have nothing of the kind
+        with watch.part("adapt"):
+            adapted["adaptation"] = model.adapt(pixels, codes, asked.quality)
     with watched(watch, model.prior):
         with watch.part("write"):
             payloads = bitstream.write(model.prior, codes, *size, steps)
@@ -146,7 +150,7 @@ def codec_parts(pixels: np.ndarray, asked: Asked, watch: Watch) -> np.ndarray:
             found = bitstream.read(model.prior, payloads, *size, steps)
     assert all((a == b).all() for a, b in zip(codes, found, strict=True))
     with watch.part("decode"):
-        return model.decode(found, *size, asked.quality)
+        return model.decode(found, *size, asked.quality, **adapted)
 
 
 def raster_parts(asked: Asked) -> dict[str, float]:

@@ -16,7 +16,7 @@ from vqcodec.bench.machine import describe, moment
 if TYPE_CHECKING:
     from speed import Figures, Key
 
-PLOTTED = ("encode", "write", "read", "decode", "avif encode", "avif decode", "process: compress", "process: decompress")
+PLOTTED = ("encode", "adapt", "write", "read", "decode", "avif encode", "avif decode", "process: compress", "process: decompress")
 POSITIONS = 1 / 32**2 + 1 / 16**2 + 1 / 8**2  # of all levels, for each pixel
 Medians = dict["Key", float]
 
@@ -88,7 +88,8 @@ def ratio_table(medians: Medians) -> str:
 
     for tree, threads, size in sorted({(key.tree, key.threads, key.megapixels) for key in medians}):
         where = f"{tree}, threads {threads}, {size:g} MP"
-        for verb, ours in (("encode", ("encode", "write")), ("decode", ("read", "decode"))):
+        for verb, all_of_ours in (("encode", ("encode", "adapt", "write")), ("decode", ("read", "decode"))):
+            ours = [part for part in all_of_ours if part != "adapt" or (tree, part, threads, size) in at]
             parts = [(tree, part, threads, size) for part in ours]
             ratio(f"{' + '.join(ours)} / avif {verb} ({where})", parts, [(tree, f"avif {verb}", threads, size)])
         single = at.get((tree, "position, one by one", threads, 0))

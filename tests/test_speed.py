@@ -63,7 +63,7 @@ def test_it_runs_and_names_every_part(tmp_path: Path) -> None:
     figures = {(figure["part"], figure["megapixels"]): figure for figure in content["figures"]}
     for size in (0.01, 0.03):
         nested = {f"{way}/{part}" for way in ("write", "read") for part in INNER}
-        for part in nested | {"encode", "write", "read", "decode", "process: compress", "process: decompress, memory"}:
+        for part in nested | {"encode", "adapt", "write", "read", "decode", "process: compress", "process: decompress, memory"}:
             assert figures[part, size]["values"][0] > 0, part
         assert (
             figures["write", size]["values"] >= figures["write/scan", size]["values"] >= figures["write/scan/range coder", size]["values"]
