@@ -78,7 +78,7 @@ def search(measure: Callable[[int], float], limit: float) -> tuple[int, float]:
     if best[1] > limit:
         return best
     low, high = best, (QUALITY_STEPS + 1, math.inf)
-    step, slack = QUALITY_STEPS, 2.0 * QUALITY_STEPS  # a target beyond what the model can do ends at once
+    step, slack = QUALITY_STEPS, 1 << QUALITY_STEPS.bit_length()  # a target beyond what the model can do ends at once
     while high[0] - low[0] > 1 and best[1] < (1 - TOLERANCE) * limit:
         value = measure(step)
         if value <= limit:
@@ -86,12 +86,12 @@ def search(measure: Callable[[int], float], limit: float) -> tuple[int, float]:
             best = max(best, low, key=itemgetter(1))
         else:
             high = step, value
-        slack /= 2
+        slack >>= 1
         step = _between(low, high, (1 - TOLERANCE / 2) * limit, slack)
     return best
 
 
-def _between(low: tuple[int, float], high: tuple[int, float], aim: float, slack: float) -> int:
+def _between(low: tuple[int, float], high: tuple[int, float], aim: float, slack: int) -> int:
     """A step between two others with their measures: where the measure may be `aim`, but what is left then no wider than `slack`."""
     width, middle = high[0] - low[0], (low[0] + high[0]) / 2
     found = middle

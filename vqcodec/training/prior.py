@@ -181,8 +181,9 @@ class PriorTrainer:
         """
         candidates = [(self.watch(), self.average)]
         if self.continued:
-            torch._foreach_lerp_(list(self.began.parameters()), list(self.average.parameters()), 0.5)
-            candidates.append((self._watched(self.began), self.began))
+            halfway = copy.deepcopy(self.began)
+            torch._foreach_lerp_(list(halfway.parameters()), list(self.average.parameters()), 0.5)
+            candidates.append((self._watched(halfway), halfway))
         candidates.append((evaluate_prior(self.best, self.held_out), self.best))
         bits, prior = min(candidates, key=lambda candidate: _per_pixel(candidate[0]))
         self.average.load_state_dict(prior.state_dict())
