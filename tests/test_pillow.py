@@ -46,7 +46,17 @@ def test_save_then_open(mode: str, tmp_path: Path, model: Model) -> None:
     assert (tmp_path / "a.vq").read_bytes() == codec.compress(np.asarray(picture), 60, model)
     with Pillow.open(tmp_path / "a.vq") as back:
         assert (back.mode, back.size) == (mode, (9, 12))
-        assert np.asarray(back).shape == np.asarray(picture).shape
+        assert np.array_equal(np.asarray(back), codec.decompress((tmp_path / "a.vq").read_bytes(), model))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_a_file_larger_than_its_pixels(mode: str, tmp_path: Path, model: Model) -> None:
+    """Pillow maps files that could hold the pixels as they are in memory, and shows what is there."""
+    picture = Pillow.fromarray(np.dstack([noise(12, 9), noise(12, 9, 1)])[:, :, :4]).convert(mode)
+    picture.save(tmp_path / "a.vq", model=model, xmp=bytes(1000))
+    with Pillow.open(tmp_path / "a.vq") as back:
+        assert back.mode == mode
+        assert np.array_equal(np.asarray(back), codec.decompress((tmp_path / "a.vq").read_bytes(), model))
 
 
 def test_metadata(tmp_path: Path, model: Model) -> None:
@@ -79,6 +89,9 @@ def test_other_modes_and_options_are_refused(tmp_path: Path, model: Model) -> No
         Pillow.new("CMYK", (4, 4)).save(tmp_path / "a.vq", model=model)
     with pytest.raises(OSError, match="no_such_model"):
         Pillow.new("RGB", (4, 4)).save(tmp_path / "b.vq", model="no_such_model")
+    for options, said in (({"quality": 101}, "101"), ({"xmp": "text"}, "string"), ({"exif": b"junk"}, "EXIF")):
+        with pytest.raises(OSError, match=said):
+            Pillow.new("RGB", (4, 4)).save(tmp_path / "c.vq", model=model, **options)
     assert not list(tmp_path.iterdir())
 
 

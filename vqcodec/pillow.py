@@ -59,6 +59,11 @@ class VQImageFile(ImageFile.ImageFile):
             self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
         return super().load()
 
+    def load_read(self, read_bytes: int) -> bytes:
+        """The next of the decoded pixels. That it is there keeps Pillow from mapping the file under `filename`, which holds none."""
+        assert self.fp is not None
+        return self.fp.read(read_bytes)
+
 
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(container.MAGIC)
@@ -68,11 +73,11 @@ def _save(picture: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     if picture.mode not in MODES.values():
         raise OSError(f"cannot write mode {picture.mode} as {FORMAT}; convert it to one of {', '.join(MODES.values())} first")
     options = picture.encoderinfo
-    metadata = Metadata(options.get("icc_profile") or b"", _exif(options.get("exif")), options.get("xmp") or b"")
     try:
+        metadata = Metadata(options.get("icc_profile") or b"", _exif(options.get("exif")), bytes(options.get("xmp") or b""))
         data = codec.compress(np.asarray(picture), options.get("quality", 50), options.get("model", "default"), metadata)
-    except VQCodecError as error:
-        raise OSError(str(error)) from error
+    except (VQCodecError, ValueError, TypeError) as error:
+        raise OSError(f"cannot write {FORMAT}: {error}") from error
     file.write(data)
 
 
@@ -82,7 +87,10 @@ def _exif(exif: Image.Exif | bytes | None) -> bytes:
         return b""
     if isinstance(exif, bytes):
         data, exif = exif, Image.Exif()
-        exif.load(data)
+        try:
+            exif.load(data)
+        except Exception as error:  # Pillow raises whatever it stumbles over
+            raise ValueError(f"the EXIF data is damaged ({error}); leave it out") from error
     else:
         data = exif.tobytes()
     if exif.get(ExifTags.Base.Orientation, 1) != 1:
