@@ -205,6 +205,17 @@ def test_the_first_frame_of_an_animation(kind: str) -> None:
     assert found.notices == ("has 3 frames; only the first one is taken",)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_the_first_page_of_a_tiff_that_is_cut_off(compression: str | None) -> None:
+    """Counting the pages ends at the damage, and the page before it is not the first one."""
+    pages = [Pillow.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    first = encoded(pages[0], "TIFF", compression=compression)
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], compression=compression)
+    for end in range(len(first), len(data)):
+        found = image.read_picture(data[:end])
+        assert found.pixels.reshape(-1, 3)[0].tolist() == [255, 0, 0]
+
+
 def test_the_extra_pictures_of_camera_files_are_no_animation() -> None:
     frames = [Pillow.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
     data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])

@@ -193,6 +193,7 @@ def _frames(picture: Pillow.Image) -> int:
     try:
         return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
     except Exception:
+        picture.seek(0)  # counting has left it at the page before the damage
         return 1
 
 
