@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support import GOLDEN
 from vqcodec import codec, metrics
-from vqcodec.container import Metadata
+from vqcodec.codes import Codes
+from vqcodec.container import Extras, Metadata
 from vqcodec.errors import TargetError
 from vqcodec.model import Model
 from vqcodec.targets import TOLERANCE, compress_to, search
@@ -82,6 +85,25 @@ def test_out_of_reach(kind: str, value: float, says: str, model: Model) -> None:
 
 def test_more_than_the_model_can_use_is_its_best(model: Model) -> None:
     assert codec.info(compress_to(picture(), "size", 10**9, model), model)["quality"] == 100
+
+
+@pytest.mark.parametrize("kind", ["size", "mse"])
+def test_one_try_is_kept_at_a_time(kind: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes of all tries of a large picture would take gigabytes."""
+    alive: list[int] = []
+    made: list[weakref.ref[object]] = []
+
+    def watched(*arguments: object) -> tuple[Codes, Extras]:
+        found = codec.encode(*arguments)  # type: ignore[arg-type]
+        made.append(weakref.ref(found[0].bottom))
+        alive.append(sum(one() is not None for one in made))
+        return found
+
+    monkeypatch.setattr("vqcodec.targets.encode", watched)
+    value = sum(len(codec.compress(picture(), quality, model)) for quality in (0, 100)) / 2 if kind == "size" else mse_at(37, model)
+    compress_to(picture(), kind, value, model)
+    assert len(alive) >= 3
+    assert max(alive) <= 2  # the newest and the closest
 
 
 @pytest.mark.parametrize(("kind", "value"), [("ssim", 1), ("size", 0), ("psnr", float("nan")), ("mse", -1)])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 
 from vqcodec import channels, metrics
 from vqcodec.codec import NO_METADATA, ModelLike, encode, open_model, pack_codes, take_apart
-from vqcodec.codes import Codes
 from vqcodec.config import DEFAULT_EFFORT, QUALITY_STEPS
-from vqcodec.container import Extras, Metadata
+from vqcodec.container import Metadata
 from vqcodec.errors import TargetError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.tiles import Image
@@ -43,28 +43,28 @@ def compress_to(
         raise ValueError(f"a target is one of {', '.join(KINDS)} with a value above 0, not {kind} {value}")
     rgb, extras = take_apart(image, metadata, max_pixels)
     opened, (height, width) = open_model(model), rgb.shape[:2]
-    tried: dict[int, tuple[Codes, Extras, bytes]] = {}
-
-    def size(quality: int) -> float:
-        codes, beside = encode(opened, rgb, quality / 100, effort, extras)
-        tried[quality] = codes, beside, pack_codes(codes, height, width, quality / 100, opened, beside)
-        return len(tried[quality][2])
-
-    def distortion(quality: int) -> float:
-        codes, beside = encode(opened, rgb, quality / 100, effort, extras)
-        tried[quality] = codes, beside, b""
-        restored = opened.decode(codes, height, width, quality / 100, adaptation=beside.adaptation)
-        return metrics.mse(channels.join(rgb, extras.gray, None), channels.join(restored, extras.gray, None))
-
     rate = kind in ("bpp", "size")
     limit = value * height * width / 8 if kind == "bpp" else 255**2 * 10.0 ** (-value / 10) if kind == "psnr" else value
-    measure = size if rate else lambda step: distortion(QUALITY_STEPS - step)
-    step, reached = search(measure, limit)
-    if reached > limit:
+    closest: list[tuple[float, Callable[[], bytes]]] = []  # one try and how to write it: the codes of them all would take much memory
+
+    def measure(step: int) -> float:
+        quality = step if rate else QUALITY_STEPS - step
+        codes, beside = encode(opened, rgb, quality / 100, effort, extras)
+        pack = partial(pack_codes, codes, height, width, quality / 100, opened, beside)
+        if rate:
+            pack = partial(bytes, pack())
+            measured = float(len(pack()))
+        else:
+            restored = opened.decode(codes, height, width, quality / 100, adaptation=beside.adaptation)
+            measured = metrics.mse(channels.join(rgb, extras.gray, None), channels.join(restored, extras.gray, None))
+        if measured <= limit and (not closest or measured > closest[0][0]):
+            closest[:] = [(measured, pack)]
+        return measured
+
+    _, reached = search(measure, limit)
+    if not closest:
         raise TargetError(_unreachable(rate, reached, height, width))
-    quality = step if rate else QUALITY_STEPS - step
-    codes, beside, data = tried[quality]
-    return data or pack_codes(codes, height, width, quality / 100, opened, beside)
+    return closest[0][1]()
 
 
 def search(measure: Callable[[int], float], limit: float) -> tuple[int, float]:
