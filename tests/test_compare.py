@@ -44,6 +44,8 @@ def test_figures_and_picture(tmp_path: Path, model: Model) -> None:
     again = vqcodec("compare", "a.png", "a.vq", "--picture", "p.png", "-m", MODEL, cwd=tmp_path)
     assert again.returncode == 1
     assert b"exists" in again.stderr
+    mixed = vqcodec("compare", "a.png", "a.vq", "--picture", "-", "-m", MODEL, cwd=tmp_path)
+    assert (mixed.returncode, mixed.stdout) == (2, b"")
 
 
 def test_error_map() -> None:

@@ -139,6 +139,8 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
 
     COMPRESSED can also be a JPEG or WebP file, or whatever else Pillow opens. The error map shows errors eightfold.
     """
+    if picture == files.STREAM:
+        raise click.UsageError("--picture would mix with the figures on standard output; name a FILE.")
     force, limit = options["force"], limits.input_bytes(max_pixels)
     target = files.target(original, picture, "", force) if picture else None
     data = files.read(original, limit), files.read(compressed, limit)
