@@ -107,7 +107,9 @@ def test_codes_that_fail_their_checksum(whole: bytes, model: Model) -> None:
     found = codec.salvage(container.pack(container.Container(held.model_id, held.width, held.height, held.quality, tuple(sections))), model)
     assert found.levels == 1
     assert np.array_equal(found.image[:, :, :3], codec.decompress(whole, model, 1)[:, :, :3])
+    assert "'middle'" in found.lost[0]
     assert "checksum" in found.lost[0]
+    assert found.lost[1] == "the section 'bottom' needs a level that is lost"
 
 
 def test_metadata_of_an_impossible_length(whole: bytes, model: Model) -> None:
