@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, ROOT, SHARED, noise, vqcodec
+from tests.support import GOLDEN, ROOT, SHARED, noise, run_python, vqcodec
 from vqcodec import image
 from vqcodec.errors import ImageError, InvalidModelError, OutputError
 from vqcodec.model import CARD, LAYOUTS, load_model
@@ -88,6 +88,7 @@ def test_a_model_exported_again_is_read_again(tmp_path: Path) -> None:
         ("decoder_depths", ["1", "1", "1", "1"]),
         ("anchors", "x"),
         ("lambda_min", float("nan")),
+        ("lambda_min", 1e-322),
         ("lambda_max", 0.0),
     ],
 )
@@ -99,6 +100,15 @@ def test_impossible_configurations_are_refused(key: str, value: object, tmp_path
     (tmp_path / CARD).write_text(json.dumps(card))
     with pytest.raises(InvalidModelError):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("threads", ["x", "-1", "1.5", "9" * 30])
+def test_a_number_of_threads_that_is_none_is_one_error(threads: str, tmp_path: Path) -> None:
+    arguments = ("-m", "vqcodec.cli", "compress", ROOT / "tests/images/chelsea.png", "x.vq", "-m", GOLDEN / "model")
+    result = run_python(*arguments, cwd=tmp_path, VQCODEC_THREADS=threads)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"VQCODEC_THREADS" in result.stderr
+    assert run_python(*arguments, cwd=tmp_path, VQCODEC_THREADS="").returncode == 0
 
 
 def test_a_model_name_that_no_file_system_takes_is_one_error(tmp_path: Path) -> None:

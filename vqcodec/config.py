@@ -19,6 +19,7 @@ QUALITY_STEPS = 10_000  # quality 0..100 is stored in hundredths
 DEFAULT_EFFORT = 3  # of the search for codes, 0..9
 LAMBDA_UNIT = 100.0  # the Lagrangian at which latents have gain 1
 ADAPTED_STRIDE = 4  # pixels a side for each position of the decoder's last layer
+LAMBDA_LEAST, LAMBDA_MOST = 1e-6, 1e9
 MAX_STAGES = 32
 MAX_CODEBOOK_SIZE = 4096
 MIN_RATE_WEIGHT = 0.01
@@ -146,8 +147,8 @@ def _check_ranges(config: ModelConfig) -> None:
     _check_integers("anchors", (transform.anchors, prior.quality_anchors), 2, 64)
     if not all(type(value) in (int, float) for value in (transform.lambda_min, transform.lambda_max)):
         raise TypeError("lambda_min and lambda_max must be numbers")
-    if not 0 < float(transform.lambda_min) < float(transform.lambda_max) < float("inf"):
-        raise ValueError("lambda_min and lambda_max must be finite, positive and in this order")
+    if not LAMBDA_LEAST <= float(transform.lambda_min) < float(transform.lambda_max) <= LAMBDA_MOST:
+        raise ValueError(f"lambda_min and lambda_max must lie in {LAMBDA_LEAST:g}..{LAMBDA_MOST:g}, in this order")
     _check_integers("channels", (prior.channels,), 1, 512)
     _check_integers("head_channels", (prior.head_channels,), 0, 512)
     _check_integers("trunk_blocks", prior.trunk_blocks, 0, 64, count=len(LEVELS))

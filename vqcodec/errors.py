@@ -45,6 +45,10 @@ class DamagedError(FormatError):
     """A checksum or a length in the file does not hold."""
 
 
+class SettingError(VQCodecError):
+    """An environment variable says what it cannot mean."""
+
+
 class ModelError(VQCodecError):
     """The root of errors about models."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
@@ -31,7 +30,7 @@ from vqcodec.config import ADAPTED_STRIDE, DEFAULT_EFFORT, LEVELS, QUALITY_STEPS
 from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
-from vqcodec.search import Search
+from vqcodec.search import Search, wanted_threads
 from vqcodec.tiles import Image
 from vqcodec.transform import PATHS, Later, Transform
 
@@ -180,7 +179,7 @@ def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArra
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and not what else the bytes may be
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between graphs the search wants the processors
     options.enable_mem_pattern = False  # it keeps a plan and its memory for every shape of tile: 250 MB more, and no faster
-    options.intra_op_num_threads = int(os.environ.get("VQCODEC_THREADS", "0"))  # 0: all; the workers of a batch share them
+    options.intra_op_num_threads = wanted_threads()  # 0: all; the workers of a batch share them
     types = graphs.check(files[name], name, frozenset(weights), WEIGHTS)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[key], kind)) for key, kind in types.items()]
     try:

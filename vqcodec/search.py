@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from vqcodec.blas import one_blas_thread
 from vqcodec.config import LevelConfig
-from vqcodec.errors import InvalidModelError
+from vqcodec.errors import InvalidModelError, SettingError
 from vqcodec.kernel import library
 from vqcodec.search_kernel import CompiledSearch
 
 Floats = NDArray[np.float32]
 
+THREADS = "VQCODEC_THREADS"  # how many may compute at once
 LOG2_E = np.float32(1.4426950408889634)
 SLOPE = np.float32(0.1)  # of the leaky ReLU
 COMPILED_ROWS = 256  # positions that the compiled search gets at once
@@ -160,10 +161,16 @@ class Search:
 
 
 def threads() -> int:
-    """How many threads may compute: `VQCODEC_THREADS`, or as many as this process has processors."""
-    return int(os.environ.get("VQCODEC_THREADS", "0")) or (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """How many threads may compute: `VQCODEC_THREADS`, or as many as this process has processors. Raises `SettingError`."""
+    return wanted_threads() or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def wanted_threads() -> int:
+    """What `VQCODEC_THREADS` says, 0 where it is not set or empty; raises `SettingError`."""
+    said = os.environ.get(THREADS) or "0"
+    if not (said.isascii() and said.isdigit() and len(said) <= 4):
+        raise SettingError(f"the environment variable {THREADS} is {said!r}; make it a number of threads, or 0 for all processors")
+    return int(said)
 
 
 def _affine(x: Floats, layer: Floats) -> Floats:
