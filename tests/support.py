@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zlib import compress as deflate
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +72,13 @@ def start(code: str, *arguments: str | Path, cwd: Path) -> Program:
 def load_image(path: Path) -> NDArray[np.uint8]:
     with Pillow.open(path) as picture:
         return np.array(picture.convert("RGB"))
+
+
+def hollow_png(width: int, height: int, depth: int = 8, colours: int = 0) -> bytes:
+    """A PNG of this size with hardly any pixels."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)), (b"IDAT", deflate(bytes(9))), (b"IEND", b""))
+    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data)) for kind, data in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

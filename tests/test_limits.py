@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import io
-import struct
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
-from zlib import compress as deflate
-from zlib import crc32
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, GOLDENS, ROOT, noise, run_python, vqcodec
+from tests.support import GOLDEN, GOLDENS, ROOT, hollow_png, noise, run_python, vqcodec
 from vqcodec import bitstream, channels, codec, config, container, files, image, limits
 from vqcodec.compare import compare
 from vqcodec.container import Container, Extras, Metadata, Section
 from vqcodec.errors import DamagedError, ImageError, LimitError
 from vqcodec.model import Model, load_model
+from vqcodec.sample import sample, sample_from
 from vqcodec.targets import compress_to
 
 FILE = (GOLDEN / "wide-q100.vq").read_bytes()
@@ -33,13 +31,6 @@ def small(model: Model, width: int, height: int, alpha: bytes = b"") -> bytes:
     """The smallest file with this size: every checksum holds, and there is hardly a payload."""
     levels = tuple(Section(kind, bytes(2)) for kind in (1, 2, 3))
     return container.pack(Container(model.id, width, height, 5000, levels + Extras(alpha=alpha).sections()))
-
-
-def png(width: int, height: int, depth: int = 8, colours: int = 0) -> bytes:
-    """A PNG of this size with hardly any pixels."""
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)), (b"IDAT", deflate(bytes(9))), (b"IEND", b""))
-    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data)) for kind, data in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def peak(action: Callable[[], object]) -> int:
@@ -105,6 +96,7 @@ def test_every_way_in_has_the_limit(model: Model) -> None:
         lambda: compress_to(picture, "size", 10_000, model, max_pixels=199),
         lambda: codec.decompress(data, model, max_pixels=199),
         lambda: codec.decode_codes(data, model, max_pixels=199),
+        lambda: codec.salvage(data, model, max_pixels=199),
         lambda: image.read_picture(as_png, max_pixels=199),
         lambda: compare(as_png, data, ("a", "b"), model, max_pixels=199),
     ):
@@ -115,15 +107,22 @@ def test_every_way_in_has_the_limit(model: Model) -> None:
     assert image.read_picture(as_png, max_pixels=200).pixels.shape == (10, 20, 3)
 
 
+def test_sampling_has_the_limit(model: Model) -> None:
+    with pytest.raises(LimitError, match="200000000"):
+        sample(*HUGE, model=model)
+    with pytest.raises(LimitError, match="200000000"):
+        sample_from(small(model, *HUGE), 1, model=model)
+
+
 def test_pillows_own_limit_gives_way_and_comes_back() -> None:
     """Pillow refuses 179 million pixels; a picture of 190 million is told from its head here, and fails for its pixels only."""
     before = Pillow.MAX_IMAGE_PIXELS
     with pytest.raises(ImageError, match="damaged"):
-        image.read_picture(png(14_000, 13_500))
+        image.read_picture(hollow_png(14_000, 13_500))
     with pytest.raises(LimitError, match="--max-pixels"):
-        image.read_picture(png(15_000, 15_000))
+        image.read_picture(hollow_png(15_000, 15_000))
     with pytest.raises(LimitError, match="--max-pixels"):
-        image.read_picture(png(14_000, 13_500), max_pixels=1000)
+        image.read_picture(hollow_png(14_000, 13_500), max_pixels=1000)
     assert before == Pillow.MAX_IMAGE_PIXELS
     assert before is not None
 
@@ -131,18 +130,18 @@ def test_pillows_own_limit_gives_way_and_comes_back() -> None:
 @pytest.mark.parametrize(
     "alpha",
     [
-        png(65_535, 65_535),
-        png(70, 51),
-        png(50, 70),
-        png(70, 50, 16),
-        png(70, 50, 8, 2),
-        png(70, 50, 8, 3),
+        hollow_png(65_535, 65_535),
+        hollow_png(70, 51),
+        hollow_png(50, 70),
+        hollow_png(70, 50, 16),
+        hollow_png(70, 50, 8, 2),
+        hollow_png(70, 50, 8, 3),
         b"no PNG",
-        png(70, 50)[:20],
+        hollow_png(70, 50)[:20],
     ],
 )
 def test_alpha_is_checked_before_anything_is_decoded(alpha: bytes, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqcodec.bitstream.read", None)
+    monkeypatch.setattr("vqcodec.bitstream.read_levels", None)
     with pytest.raises(DamagedError, match="alpha"):
         codec.decompress(container.pack(Container(model.id, 70, 50, 0, (*HELD.sections, Section(4, alpha)))), model)
     with pytest.raises(DamagedError):
@@ -192,7 +191,8 @@ def test_the_option(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
         assert b"--max-pixels 2000" in result.stderr
         assert vqcodec(*arguments, *model, "--max-pixels", "2k", cwd=tmp_path).returncode == 0
-    assert vqcodec("compress", "a.png", "--max-pixels", "many", cwd=tmp_path).returncode == 2
+    for count in ("many", "9" * 400):
+        assert vqcodec("compress", "a.png", "--max-pixels", count, cwd=tmp_path).returncode == 2
 
 
 def test_info_tells_the_size_of_any_file(tmp_path: Path, model: Model) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import IMAGES, ROOT, Array, load_image, noise, random_codes, vqcodec
+from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
 from vqcodec.errors import TrainingError
 from vqcodec.model import IMPROVE, load_model, open_transform
@@ -146,6 +146,16 @@ def test_a_prior_starts_from_an_exported_one() -> None:
     before = narrower.export()
     assert not narrower.take(tensors)
     assert all(np.array_equal(before[name], found) for name, found in narrower.export().items())
+
+
+def test_photographs_that_cannot_be_used_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"none")
+    (tmp_path / "large.png").write_bytes(hollow_png(15_000, 15_000))
+    for name, side in (("small.png", 9), ("right.png", 20)):
+        Pillow.fromarray(noise(side, side)).save(tmp_path / name)
+    said: list[str] = []
+    assert [tuple(pixels.shape) for pixels in load_images(tmp_path, 10, said.append)] == [(3, 20, 20)]
+    assert said[0].startswith("3 files")
 
 
 def transform_weights(folder: Path, photographs: Path, stops: tuple[int, ...]) -> list[np.ndarray]:

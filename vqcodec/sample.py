@@ -43,6 +43,7 @@ def sample_from(data: bytes, keep: int, seed: int = 0, model: ModelLike | None =
     if not 1 <= keep < len(LEVELS):
         raise ValueError(f"keep {keep} lies outside 1..{len(LEVELS) - 1}")
     held = container.unpack(data, keep)
+    check_pixels(held.width, held.height, MAX_PIXELS)
     opened = find_model(held.model_id, model)
     kept = bitstream.read(opened.prior, held.levels[:keep], held.height, held.width, held.quality)[:keep]
     codes = draw(opened, held.height, held.width, held.quality, np.random.default_rng(seed), kept)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from vqcodec import image
-from vqcodec.errors import ImageError, TrainingError
+from vqcodec.errors import ImageError, LimitError, TrainingError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.training.loop import World
 from vqcodec.training.schedule import Schedule
 
@@ -25,7 +26,7 @@ RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sour
 def load_images(folder: Path, minimum: int, report: Callable[[str], None] = print) -> list[Tensor]:
     """Reads all photographs below `folder` whose sides are at least `minimum` pixels.
 
-    Unreadable and too small files are skipped, and `report` is told how many. Raises `TrainingError` where nothing is left.
+    Unreadable, too small and too large files are skipped, and `report` is told how many. Raises `TrainingError` where nothing is left.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; give one with photographs in it")
@@ -34,7 +35,7 @@ def load_images(folder: Path, minimum: int, report: Callable[[str], None] = prin
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         try:
             pixels = image.read(path.read_bytes(), path.name)
-        except (OSError, ImageError):
+        except (OSError, ImageError, LimitError):
             skipped += 1
             continue
         if min(pixels.shape[:2]) < minimum:
@@ -44,7 +45,7 @@ def load_images(folder: Path, minimum: int, report: Callable[[str], None] = prin
     if not images:
         raise TrainingError(f"no usable photograph below {folder}: images must be readable and at least {minimum} pixels a side")
     if skipped:
-        report(f"{skipped} files below {folder} skipped: unreadable, or smaller than {minimum} pixels")
+        report(f"{skipped} files below {folder} skipped: unreadable, smaller than {minimum} pixels or larger than {MAX_PIXELS} in all")
     return images
 
 
