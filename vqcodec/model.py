@@ -31,8 +31,9 @@ from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
 from vqcodec.search import Search, wanted_threads
+from vqcodec.sessions import Later
 from vqcodec.tiles import Image
-from vqcodec.transform import PATHS, Later, Transform
+from vqcodec.transform import PATHS, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"

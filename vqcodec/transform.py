@@ -18,8 +18,6 @@ time by the decoder's reach there and back, and ever more faintly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -28,8 +26,9 @@ from numpy.typing import NDArray
 from vqcodec.adaptation import Moments, Systems, adapted, errors_of, finest_side, packed, scale_of
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
-from vqcodec.errors import InvalidModelError, first_line
+from vqcodec.errors import InvalidModelError
 from vqcodec.search import Floats, Search
+from vqcodec.sessions import Later, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
@@ -56,39 +55,6 @@ def halos(config: TransformConfig) -> tuple[int, int]:
     decoder = [stride * depth for stride, depth in zip(strides, config.decoder_depths, strict=True)]
     reach = encoder + decoder[2] + decoder[3] + ALIGNMENT, sum(decoder) + strides[0] + ALIGNMENT
     return min(MAX_HALO, aligned(reach[0])), min(MAX_HALO, aligned(reach[1]))
-
-
-class Later:
-    """A session of ONNX Runtime that a thread of its own opens: from `begin` on, at the latest when it is asked for.
-
-    Opening takes a tenth of a second and lets other Python code run meanwhile.
-    """
-
-    def __init__(self, opener: Callable[[], Any]):
-        self._opener, self._lock, self._begun = opener, Lock(), False
-        self._session: Future[Any] = Future()
-
-    def begin(self) -> None:
-        """Starts opening, once."""
-        if self._begun:
-            return
-        import onnxruntime  # noqa: F401 - here, and not on the thread: signals must reach who imports, or it goes on regardless
-
-        with self._lock:
-            if not self._begun:
-                Thread(target=self._open).start()
-                self._begun = True  # now, as a signal may end either of the lines above: who asks later must not wait for ever
-
-    def __call__(self) -> Any:
-        """The session; raises what opening it raised."""
-        self.begin()
-        return self._session.result()
-
-    def _open(self) -> None:
-        try:
-            self._session.set_result(self._opener())
-        except BaseException as error:
-            self._session.set_exception(error)
 
 
 class Transform:
@@ -130,7 +96,7 @@ class Transform:
                 found = self._search(known, rows, columns, effort, last)
             else:
                 known["paths"] = np.zeros(PATHS[effort], np.float32)
-                found = list(_run(self.encoders[0](), known, last).values())
+                found = list(run(self.encoders[0](), known, last).values())
             self._check_codes(found, *tile.shape[:2])
             for code_map, part, stride in zip(maps, found, LEVEL_STRIDES, strict=True):
                 code_map[:, inner(rows, stride), inner(columns, stride)] = part[:, kept(rows, stride), kept(columns, stride)]
@@ -146,7 +112,7 @@ class Transform:
         improvements = self._improvements(effort)
         sparing = last or bool(improvements)  # else the encoders would keep their memory while the improver takes as much again
         for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
-            known |= _run(encoder(), known, sparing)
+            known |= run(encoder(), known, sparing)
             height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
             inside = slice(height), slice(width)
             if name == LEVELS[-1] and not improvements:
@@ -166,7 +132,7 @@ class Transform:
         """Moves the bottom latents that are `known` by a part of the way to those wanted, and finds the bottom codes again, in place."""
         assert self.searches is not None
         assert self.improver is not None
-        wanted = _run(self.improver(), known, last).get("wanted")
+        wanted = run(self.improver(), known, last).get("wanted")
         known["latents"] = _improved(known["latents"], wanted, step)
         codes, size = known[LEVELS[-1]], known[LEVELS[-1]].shape[1:]
         codes[:] = _codes(self.searches()[-1], known, size, (slice(None), slice(None)), PATHS[effort])
@@ -241,7 +207,7 @@ class Transform:
             for name, code_map, stride in zip(Codes._fields, codes, LEVEL_STRIDES, strict=True):
                 inputs[name] = _crop(code_map, rows, columns, stride)
             inputs["coordinates"] = scale * _crop(coordinates, rows, columns, ALIGNMENT)
-            yield rows, columns, _run(self.decoder(), inputs, last or features, outputs)
+            yield rows, columns, run(self.decoder(), inputs, last or features, outputs)
 
     def _check_codes(self, found: list[Any], height: int, width: int) -> None:
         """Refuses what is no code maps of a tile of this size."""
@@ -282,27 +248,6 @@ def _features(found: Any, height: int, width: int, count: int) -> Floats:
     if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != (height * width, count):
         raise InvalidModelError("the model's decode.onnx gives no features of the size of its codes; export the model again")
     return found.reshape(height, width, count)
-
-
-def _run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Runs a graph on those of its inputs that are known, and gives its outputs, all or some, by their names.
-
-    A model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back.
-    """
-    from onnxruntime import RunOptions
-
-    options = RunOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    if last:
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    try:
-        inputs = {given.name: known[given.name] for given in session.get_inputs() if given.name in known}
-        names = [output.name for output in session.get_outputs() if outputs is None or output.name in outputs]
-        return dict(zip(names, session.run(names, inputs, options), strict=True)) if names else {}  # of no names it would give all
-    except MemoryError:
-        raise
-    except Exception as error:  # ONNX Runtime has no exception class of its own
-        raise InvalidModelError(f"the model's graph fails: {first_line(error)}; export the model again") from error
 
 
 def _quality(quality: int) -> NDArray[np.float32]:
