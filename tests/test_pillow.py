@@ -89,7 +89,12 @@ def test_other_modes_and_options_are_refused(tmp_path: Path, model: Model) -> No
         Pillow.new("CMYK", (4, 4)).save(tmp_path / "a.vq", model=model)
     with pytest.raises(OSError, match="no_such_model"):
         Pillow.new("RGB", (4, 4)).save(tmp_path / "b.vq", model="no_such_model")
-    for options, said in (({"quality": 101}, "101"), ({"xmp": "text"}, "string"), ({"exif": b"junk"}, "EXIF")):
+    for options, said in (
+        ({"quality": 101}, "101"),
+        ({"xmp": "text"}, "bytes"),
+        ({"icc_profile": 7}, "bytes|len"),
+        ({"exif": b"junk"}, "EXIF"),
+    ):
         with pytest.raises(OSError, match=said):
             Pillow.new("RGB", (4, 4)).save(tmp_path / "c.vq", model=model, **options)
     assert not list(tmp_path.iterdir())

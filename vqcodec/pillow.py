@@ -74,7 +74,7 @@ def _save(picture: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
         raise OSError(f"cannot write mode {picture.mode} as {FORMAT}; convert it to one of {', '.join(MODES.values())} first")
     options = picture.encoderinfo
     try:
-        metadata = Metadata(options.get("icc_profile") or b"", _exif(options.get("exif")), bytes(options.get("xmp") or b""))
+        metadata = Metadata(options.get("icc_profile") or b"", _exif(options.get("exif")), options.get("xmp") or b"")
         data = codec.compress(np.asarray(picture), options.get("quality", 50), options.get("model", "default"), metadata)
     except (VQCodecError, ValueError, TypeError) as error:
         raise OSError(f"cannot write {FORMAT}: {error}") from error
