@@ -230,8 +230,10 @@ def test_a_level_that_got_worse_on_held_out_images_is_taken_from_before(tmp_path
 def test_halfway_between_two_priors_is_taken_where_it_is_the_best() -> None:
     rng = np.random.default_rng(5)
     held_out = [CodedImage([torch.from_numpy(codes.astype(np.int16)) for codes in random_codes(rng, TINY, 96, 64)], 5000)]
-    start = PriorTrainer(TINY, Schedule(10, FOREVER), CPU).average.export()
-    trainer = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, start, held_out)
+    anew = PriorTrainer(TINY, Schedule(10, FOREVER), CPU)
+    assert anew.began is None
+    trainer = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, anew.average.export(), held_out)
+    assert trainer.began is not None
     biases = [trainer.began.levels[2].length_logits.bias, trainer.average.levels[2].length_logits.bias]
     with torch.no_grad():  # opposite mistakes: too many and too few short positions
         for bias, mistake in zip(biases, (0.2, -0.2), strict=True):

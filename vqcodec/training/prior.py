@@ -147,7 +147,7 @@ class PriorTrainer:
         model = PixelCNN(config)
         self.continued = start is not None and model.take(start)
         self.model = model.to(world.device)
-        self.began = copy.deepcopy(self.model).requires_grad_(False)
+        self.began = copy.deepcopy(self.model).requires_grad_(False) if self.continued else None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.average)  # each level as it was when it took the fewest bits of the held out images
         self.least = [math.inf] * len(self.best.levels)  # these bits, per position
@@ -180,7 +180,7 @@ class PriorTrainer:
         must be some.
         """
         candidates = [(self.watch(), self.average)]
-        if self.continued:
+        if self.began is not None:
             halfway = copy.deepcopy(self.began)
             torch._foreach_lerp_(list(halfway.parameters()), list(self.average.parameters()), 0.5)
             candidates.append((self._watched(halfway), halfway))
