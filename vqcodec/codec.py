@@ -115,7 +115,7 @@ def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_P
         if not maps:
             raise
         lost.append(str(error).split(";")[0])
-        lost += [f"the section '{name}' needs a level that is lost" for name in LEVELS[len(maps) + 1 : len(held.levels)]]
+        lost += [container.builds_on_lost(name) for name in LEVELS[len(maps) + 1 : len(held.levels)]]
     codes = bitstream.complete(opened.prior, maps, held.height, held.width)
     try:
         rgb = opened.decode(codes, held.height, held.width, held.quality / 100, len(maps), held.extras.adaptation)

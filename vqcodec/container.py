@@ -144,9 +144,14 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
         lost.append(f"{len(data) - offset} bytes follow the last section")
     whole = len(list(takewhile(lambda pair: pair[0] == pair[1].kind, enumerate(found, 1))))
     levels = min(whole, LEVEL_SECTIONS)
-    lost += [f"the section '{s.name}' needs a level that is lost" for s in found[levels:] if s.kind <= LEVEL_SECTIONS]
+    lost += [builds_on_lost(s.name) for s in found[levels:] if s.kind <= LEVEL_SECTIONS]
     kept = [s for s in found if s.kind <= levels or s.kind > LEVEL_SECTIONS]
     return replace(head, sections=tuple(kept)), lost
+
+
+def builds_on_lost(name: str) -> str:
+    """What `salvage` says of an intact level below one that is lost."""
+    return f"the section '{name}' needs a level that is lost"
 
 
 def _beginning(data: bytes) -> tuple[Container, int]:

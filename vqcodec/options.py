@@ -93,7 +93,7 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     if value is None:
         return None
     match = re.fullmatch(r"(\d+\.?\d*)([kKmM]?)", value)
-    if match is None or not 0 < float(match[1]) < 1e300:
+    if match is None or not 0 < float(match[1]) < 1e300:  # finite, in millions too
         raise click.BadParameter(f"'{value}' is no size; give a number such as 500, 20k or 1.5M.", context, parameter)
     return float(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2].lower()]
 

@@ -29,7 +29,6 @@ from vqcodec.search_kernel import CompiledSearch
 
 Floats = NDArray[np.float32]
 
-THREADS = "VQCODEC_THREADS"  # how many may compute at once
 LOG2_E = np.float32(1.4426950408889634)
 SLOPE = np.float32(0.1)  # of the leaky ReLU
 COMPILED_ROWS = 256  # positions that the compiled search gets at once
@@ -167,9 +166,9 @@ def threads() -> int:
 
 def wanted_threads() -> int:
     """What `VQCODEC_THREADS` says, 0 where it is not set or empty; raises `SettingError`."""
-    said = os.environ.get(THREADS) or "0"
+    said = os.environ.get("VQCODEC_THREADS") or "0"
     if not (said.isascii() and said.isdigit() and len(said) <= 4):
-        raise SettingError(f"the environment variable {THREADS} is {said!r}; make it a number of threads, or 0 for all processors")
+        raise SettingError(f"the environment variable VQCODEC_THREADS is {said!r}; make it a number of threads, or 0 for all processors")
     return int(said)
 
 

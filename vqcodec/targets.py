@@ -52,12 +52,12 @@ def compress_to(
         codes, beside = encode(opened, rgb, quality / 100, effort, extras)
         pack = partial(pack_codes, codes, height, width, quality / 100, opened, beside)
         if rate:
-            pack = partial(bytes, pack())
-            measured = float(len(pack()))
+            data = pack()
+            measured, pack = float(len(data)), partial(bytes, data)
         else:
             restored = opened.decode(codes, height, width, quality / 100, adaptation=beside.adaptation)
             measured = metrics.mse(channels.join(rgb, extras.gray, None), channels.join(restored, extras.gray, None))
-        if measured <= limit and (not closest or measured > closest[0][0]):
+        if measured <= limit and (not closest or measured > closest[0][0]):  # as `search` chooses
             closest[:] = [(measured, pack)]
         return measured
 
