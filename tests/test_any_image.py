@@ -317,6 +317,49 @@ def test_metadata_comes_back(suffix: str, channels: int, model: Model) -> None:
         assert b"Z\xc3\xbcrich" in back.info["xmp"]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_turned_picture_does_not_keep_the_size_that_it_had(kind: str) -> None:
+    made = exif(Orientation=6, Make="camera", ImageWidth=6, ImageLength=4)
+    made[ExifTags.IFD.Exif] = {
+        ExifTags.Base.ISOSpeedRatings: 400,
+        ExifTags.Base.ExifImageWidth: 6,
+        ExifTags.Base.ExifImageHeight: 4,
+    }
+    held = Pillow.Exif()
+    held.load(read(Pillow.new("RGB", (6, 4)), kind, keep=True, exif=made.tobytes()).metadata.exif)
+    assert set(held) == {ExifTags.Base.Make, ExifTags.IFD.Exif}
+    assert held.get_ifd(ExifTags.IFD.Exif) == {ExifTags.Base.ISOSpeedRatings: 400}
+
+
+@pytest.mark.parametrize("xmp", [b"", b"<x/>"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ImageWidth", 5),
+        ("ImageLength", 40),
+        ("PhotometricInterpretation", 0),
+        ("FillOrder", 2),
+        ("Orientation", 6),
+        ("PlanarConfiguration", 2),
+        ("ExtraSamples", 2),
+        ("SampleFormat", 3),
+    ],
+)
+def test_kept_tags_of_the_original_do_not_describe_the_pixels_of_a_tiff(name: str, value: int, xmp: bytes) -> None:
+    made = exif(Make="camera", **{name: value})
+    made[ExifTags.IFD.Exif] = {ExifTags.Base.ISOSpeedRatings: 400}
+    made[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSMapDatum: "WGS-84"}
+    for pixels in (noise(9, 7), noise(9, 7)[:, :, 0], noise(9, 7)[:, :, :2]):
+        written = image.write(pixels, ".tif", Metadata(exif=made.tobytes(), xmp=xmp))
+        assert np.array_equal(image.read_picture(written).pixels, pixels)
+        with Pillow.open(io.BytesIO(written)) as back:
+            held = back.getexif()
+            assert held[ExifTags.Base.Make] == "camera"
+            assert held.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 400
+            assert held.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSMapDatum] == "WGS-84"
+            assert back.info.get("xmp", b"") == xmp
+
+
 def test_metadata_on_the_command_line(tmp_path: Path) -> None:
     Pillow.fromarray(noise(9, 7)).save(tmp_path / "a.jpg", exif=exif(Make="camera"))
     for option, kept in (((), False), (("--keep-metadata",), True)):
