@@ -75,6 +75,16 @@ def test_rows_equal_what_the_command_line_produces(dataset: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_report")
+def test_alpha_is_left_out_of_the_timed_command_too(dataset: Path) -> None:
+    original = load_image(dataset / "cat.png")
+    (dataset / "cat.png").write_bytes(image.write(np.dstack([original, original[:, :, 0]])))
+    rows, failures, _ = measured(replace(plan(dataset), codecs=("vqcodec",), settings={"vqcodec": (62.5,)}))
+    assert not failures
+    assert (rows[0].image, rows[0].bytes) == ("cat.png", len(open_coder("vqcodec", MODEL).compress(original, 62.5)))
+    assert [row.process_encode_s is not None for row in rows] == [True, False]
+
+
+@pytest.mark.usefixtures("no_report")
 def test_rows_of_another_effort_say_so_and_are_not_mixed(dataset: Path) -> None:
     """In process and as a whole command, whose file must have as many bytes."""
     asked = replace(plan(dataset), codecs=("vqcodec",), settings={"vqcodec": (62.5,)}, model=WRITTEN, effort=7)

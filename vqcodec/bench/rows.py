@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from vqcodec import container, metrics
+from vqcodec import container, image, metrics
 from vqcodec.bench.peers import OURS, Coder
 from vqcodec.config import LEVELS
 from vqcodec.errors import BenchError
@@ -109,14 +109,19 @@ def level_sizes(data: bytes) -> dict[str, int]:
     return {section.name: section.size for section in container.unpack(data).sections if section.name in LEVELS}
 
 
-def time_command(setting: float, path: Path, model: str, effort: int, expected: int) -> tuple[float, float]:
+def time_command(setting: float, picture: Path | Image, model: str, effort: int, expected: int) -> tuple[float, float]:
     """Seconds of `vqcodec compress` and `vqcodec decompress` as whole processes.
 
+    `picture` is a file, or the pixels that were measured where that has alpha, which the command would keep.
     Raises `BenchError` where the command fails, or its file has not the `expected` number of bytes.
     """
     with tempfile.TemporaryDirectory(prefix="vqcodec-bench-") as folder:
         packed, restored = Path(folder, "a.vq"), Path(folder, "a.png")
-        encode_s = _time("compress", str(path), str(packed), "-q", repr(setting), "-m", model, "--effort", str(effort))
+        if not isinstance(picture, Path):
+            opaque = Path(folder, "opaque.png")
+            opaque.write_bytes(image.write(picture))
+            picture = opaque
+        encode_s = _time("compress", str(picture), str(packed), "-q", repr(setting), "-m", model, "--effort", str(effort))
         decode_s = _time("decompress", str(packed), str(restored), "-m", model)
         if packed.stat().st_size != expected:
             raise BenchError(f"vqcodec compress wrote {packed.stat().st_size} bytes and the bench {expected}: please report this")

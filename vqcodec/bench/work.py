@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from vqcodec import image
+from vqcodec import channels, image
 from vqcodec.bench.peers import Coder, open_coder
 from vqcodec.bench.rows import Row, measure, time_command
 from vqcodec.errors import BenchError, ImageError, LimitError, VQCodecError
@@ -51,7 +51,7 @@ def carry_out(tasks: list[Task], jobs: int) -> Iterator[Row | str]:
 def work(task: Task) -> Row | str:
     """Measures one row; returns the reason in words where the picture or the peer does not work."""
     try:
-        pixels = image.read(task.path.read_bytes(), task.name)
+        pixels, _, alpha = channels.split(image.read_picture(task.path.read_bytes(), task.name).pixels)
     except (ImageError, LimitError, OSError) as error:
         return str(error)
     try:
@@ -61,7 +61,8 @@ def work(task: Task) -> Row | str:
     except Exception as error:  # peers' libraries raise whatever they stumble over
         return f"{task.codec} fails at {task.setting:g} on {task.name}: {error}"
     if task.timed:
-        encode_s, decode_s = time_command(task.setting, task.path, task.model, task.effort, row.bytes)
+        picture = task.path if alpha is None else pixels
+        encode_s, decode_s = time_command(task.setting, picture, task.model, task.effort, row.bytes)
         row = replace(row, process_encode_s=encode_s, process_decode_s=decode_s)
     return row
 
