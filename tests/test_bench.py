@@ -214,6 +214,32 @@ def test_a_corrupt_picture_is_reported_and_skipped(dataset: Path, tmp_path: Path
     assert (out / "index.html").exists()
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_names_that_are_no_utf8_are_kept(dataset: Path) -> None:
+    odd = os.fsdecode(b"a\xff.png")
+    (dataset / "cat.png").rename(dataset / odd)
+    (dataset / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    asked = replace(plan(dataset), codecs=("vqcodec",), settings={"vqcodec": (62.5,)})
+    rows, failures, _ = measured(asked)
+    assert [row.image for row in rows] == [odd, "more/cup, hot.png"]
+    assert len(failures) == 1
+    bar = Bar()
+    assert measured(replace(asked, resume=True), bar)[0] == rows
+    assert bar.length == 1
+    assert (asked.out / "index.html").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("content", [b"\xff\xfe#\0", b"\xff\n", b"# machine: 1\n" + b"x" * 200_000 + b"\n"])
+def test_a_table_of_something_else_is_refused(content: bytes, dataset: Path) -> None:
+    asked = plan(dataset, resume=True)
+    asked.out.mkdir()
+    asked.table.write_bytes(content)
+    with pytest.raises(BenchError, match="no rows of this version's bench"):
+        measured(asked)
+    assert asked.table.read_bytes() == content
+
+
 def test_a_peer_that_stumbles_is_reported_and_its_picture_left_out(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble(*_: object, **__: object) -> bytes:
         raise RuntimeError("out of order")

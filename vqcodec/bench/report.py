@@ -74,7 +74,7 @@ def write_report(out: Path, head: dict[str, Any], summary: Summary, coders: list
         sources=sources(summary),
         remarks=remarks(summary),
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page, encoding="utf-8", errors="replace")  # pictures' names may be no UTF-8
 
 
 def spread(items: list[tuple[str, Path]], count: int) -> list[tuple[str, Path]]:

@@ -24,6 +24,7 @@ from vqcodec.msssim import ms_ssim
 from vqcodec.tiles import Image
 
 MARK = "# "  # begins a line of the head
+NAMES = "surrogateescape"  # pictures' names may be no UTF-8
 COMMAND = "from vqcodec.cli import run; run()"  # what the installed command does
 
 
@@ -139,7 +140,7 @@ def _time(*arguments: str) -> float:
 def start_file(path: Path, head: dict[str, Any], rows: Iterable[Row] = ()) -> None:
     """Writes head, column names and `rows` anew; an interrupt leaves the earlier file as it was."""
     new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8", newline="") as file:
+    with new.open("w", newline="", encoding="utf-8", errors=NAMES) as file:
         file.writelines(f"{MARK}{key}: {json.dumps(value)}\n" for key, value in head.items())
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -149,13 +150,13 @@ def start_file(path: Path, head: dict[str, Any], rows: Iterable[Row] = ()) -> No
 
 def append(path: Path, row: Row) -> None:
     """Adds a row and hands it to the system at once, so that an interrupt keeps it."""
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8", errors=NAMES) as file:
         csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(asdict(row))
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """Head and rows; a last line that an interrupt cut short is left out. Raises `BenchError` for anything else."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors=NAMES)
     lines = text[: text.rfind("\n") + 1].split("\n")
     try:
         pairs = [line.removeprefix(MARK).split(": ", 1) for line in lines if line.startswith(MARK)]
@@ -164,7 +165,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
         if table.fieldnames != COLUMNS:
             raise ValueError("its columns are others")
         return head, [_row(record) for record in table]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise BenchError(f"{path} holds no rows of this version's bench ({error}); name another --out") from error
 
 
