@@ -15,7 +15,7 @@ picture = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else environment.ROOT
 quality = sys.argv[2] if len(sys.argv) > 2 else "50"
 folder = environment.ROOT / "demo"
 folder.mkdir(exist_ok=True)
-packed, restored = folder / f"{picture.stem}.vq", folder / f"{picture.stem}.png"
+packed, restored = folder / f"{picture.stem}.vq", folder / f"{picture.stem}.restored.png"
 vqcodec = python.parent / "vqcodec"
 environment.run(vqcodec, "compress", picture, packed, "-q", quality, "-f")
 environment.run(vqcodec, "decompress", packed, restored, "-f")

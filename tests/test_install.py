@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,3 +32,16 @@ def test_an_installed_package_needs_neither_torch_nor_the_checkout(tmp_path: Pat
     run(programs / "vqcodec", "decompress", "coffee.vq")
     assert "600 x 400" in run(programs / "vqcodec", "info", "coffee.vq")
     assert (tmp_path / "coffee.png").stat().st_size > 100_000
+
+
+def test_the_demo_leaves_a_picture_in_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, with none of them run and no environment made."""
+    commands: list[tuple[str | Path, ...]] = []
+    house = SimpleNamespace(ROOT=tmp_path, make=lambda *_: Path(sys.executable), run=lambda *command: commands.append(command))
+    monkeypatch.setitem(sys.modules, "environment", house)
+    picture = tmp_path / "demo" / "a.png"
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(picture)])
+    runpy.run_path(str(ROOT / "scripts" / "demo.py"))
+    assert [command[1] for command in commands] == ["compress", "decompress", "info", "scripts/measure.py"]
+    assert commands[0][2] == picture
+    assert picture not in (commands[0][3], commands[1][3])
