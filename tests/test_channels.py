@@ -13,6 +13,7 @@ from vqcodec import channels, codec, container
 from vqcodec.container import Container, Extras, Metadata
 from vqcodec.errors import DamagedError, ImageError
 from vqcodec.model import Model
+from vqcodec.targets import compress_to
 
 HELD = container.unpack((GOLDEN / "wide-q100.vq").read_bytes())
 
@@ -68,6 +69,16 @@ def test_a_plain_image_costs_nothing_more() -> None:
 def test_other_shapes_and_types_are_refused(image: np.ndarray, model: Model) -> None:
     with pytest.raises(ImageError, match="uint8"):
         codec.compress(image, 50, model)
+
+
+@pytest.mark.parametrize(
+    "image", [Pillow.new("RGB", (4, 4)), "photo.jpg", [[1, 2]], noise(4, 4).tobytes()], ids=["Pillow", "name", "list", "bytes"]
+)
+def test_what_is_no_array_is_refused(image: object, model: Model) -> None:
+    with pytest.raises(ImageError, match=rf"{type(image).__name__}; .*give np\.asarray"):
+        codec.compress(image, 50, model)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=rf"{type(image).__name__}; .*give np\.asarray"):
+        compress_to(image, "size", 1000, model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from tests.support import GOLDEN, ROOT, SHARED, noise, run_python, vqcodec
-from vqcodec import image
-from vqcodec.errors import ImageError, InvalidModelError, OutputError
-from vqcodec.model import CARD, LAYOUTS, load_model
+from tests.support import GOLDEN, ROOT, SHARED, noise, run_python, same, vqcodec
+from vqcodec import codec, image
+from vqcodec.errors import FormatError, ImageError, InvalidModelError, OutputError
+from vqcodec.model import CARD, LAYOUTS, Model, load_model
 
 HOSTILE = SHARED / "robust" / "hostile"
 needs_suites = pytest.mark.skipif(not HOSTILE.is_dir(), reason="no folder of awkward images lies beside this checkout (shared/robust)")
@@ -62,6 +64,25 @@ def test_small_integers_are_not_scaled_to_black() -> None:
 def test_formats_that_would_change_the_picture_are_refused(suffix: str) -> None:
     with pytest.raises(OutputError, match="suffix"):
         image.write(noise(4, 4), suffix)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, lambda data: np.frombuffer(data, np.uint8)])
+def test_a_file_may_lie_in_whatever_holds_bytes(kind: Callable[[bytes], Any], model: Model) -> None:
+    whole = (GOLDEN / "photo-q60.vq").read_bytes()
+    held = kind(whole)
+    pixels = codec.decompress(whole, model)
+    assert np.array_equal(codec.decompress(held, model), pixels)
+    assert np.array_equal(codec.salvage(held, model).image, pixels)
+    assert same(codec.decode_codes(held, model), codec.decode_codes(whole, model))
+    assert codec.info(held, model) == codec.info(whole, model)
+    assert codec.read_metadata(held) == codec.read_metadata(whole)
+
+
+@pytest.mark.parametrize("taken", [codec.decompress, codec.salvage, codec.decode_codes, codec.info, codec.read_metadata])
+@pytest.mark.parametrize("held", ["x.vq", Path("x.vq"), None, 7])
+def test_a_name_is_no_file(taken: Callable[[object], object], held: object) -> None:
+    with pytest.raises(FormatError, match=rf"{type(held).__name__}, not the bytes of a \.vq file; give .*read_bytes"):
+        taken(held)
 
 
 def test_a_folder_named_like_a_shipped_model_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

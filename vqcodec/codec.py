@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vqcodec import bitstream, channels, container, limits
 from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.container import Container, Extras, Metadata, Section
-from vqcodec.errors import DamagedError, ImageError, WrongModelError
+from vqcodec.errors import DamagedError, FormatError, ImageError, WrongModelError
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.model import Model, load_model, model_names, quality_steps
 from vqcodec.tiles import Image
 
 ModelLike = Model | str | Path
+BytesLike = bytes | bytearray | memoryview
 NO_METADATA, NO_EXTRAS = Metadata(), Extras()
 ADAPTED_EFFORT = 3  # below, encoding should not take as long as decoding besides
 
@@ -59,6 +62,9 @@ def encode(model: Model, rgb: Image, quality: float, effort: int, extras: Extras
 
 def take_apart(image: Image, metadata: Metadata, max_pixels: int) -> tuple[Image, Extras]:
     """Splits an image of any kind into RGB uint8 (H, W, 3) for the transform, and what a file keeps beside the codes."""
+    if not isinstance(image, np.ndarray):
+        kind = type(image).__name__
+        raise ImageError(f"an image must be a numpy array, this is {kind}; open a file with Pillow, and give np.asarray(image)")
     if max(image.shape, default=0) > container.MAX_SIDE:
         raise ImageError(f"the image is {image.shape}; a side can have {container.MAX_SIDE} pixels at most")
     rgb, gray, alpha = channels.split(image)
@@ -74,7 +80,7 @@ def pack_codes(codes: Codes, height: int, width: int, quality: float, model: Mod
     return container.pack(Container(opened.id, width, height, steps, levels + extras.sections(), extras.gray))
 
 
-def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max_pixels: int = MAX_PIXELS) -> Image:
+def decompress(data: BytesLike, model: ModelLike | None = None, levels: int = 3, max_pixels: int = MAX_PIXELS) -> Image:
     """Decompresses the bytes of a `.vq` file to an image uint8 of the kind that was compressed.
 
     That is (H, W, 3) RGB, (H, W) gray, (H, W, 4) RGB and alpha, or (H, W, 2) gray and alpha. `levels` 1 or 2 decodes the coarsest
@@ -85,7 +91,7 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
     """
     if not 1 <= levels <= len(LEVELS):
         raise ValueError(f"levels {levels} lies outside 1..{len(LEVELS)}")
-    held = container.unpack(data, levels)
+    held = container.unpack(_as_bytes(data), levels)
     _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     maps: list[CodeMap] = []
@@ -98,13 +104,13 @@ def decompress(data: bytes, model: ModelLike | None = None, levels: int = 3, max
     return channels.join(rgb, held.gray, alpha)
 
 
-def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Salvaged:
+def salvage(data: BytesLike, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Salvaged:
     """Decompresses what is intact of a damaged or truncated `.vq` file: the levels from the coarsest on, alpha and metadata.
 
     The image is as from `decompress`; what is lost is left out, alpha as if all were opaque. Raises as `decompress` does where the
     header or the top level is not intact.
     """
-    held, lost = container.salvage(data)
+    held, lost = container.salvage(_as_bytes(data))
     limits.check_pixels(held.width, held.height, max_pixels)
     opened = find_model(held.model_id, model)
     maps: list[CodeMap] = []
@@ -130,24 +136,25 @@ def salvage(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_P
     return Salvaged(channels.join(rgb, held.gray, alpha), held.extras.metadata, len(maps), tuple(lost))
 
 
-def decode_codes(data: bytes, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Codes:
+def decode_codes(data: BytesLike, model: ModelLike | None = None, max_pixels: int = MAX_PIXELS) -> Codes:
     """Entropy decoding alone: the codes in a `.vq` file. Raises as `decompress` does."""
-    held = container.unpack(data)
+    held = container.unpack(_as_bytes(data))
     _check(held, max_pixels)
     opened = find_model(held.model_id, model)
     return bitstream.read(opened.prior, held.levels, held.height, held.width, held.quality)
 
 
-def read_metadata(data: bytes, levels: int = 3) -> Metadata:
+def read_metadata(data: BytesLike, levels: int = 3) -> Metadata:
     """The metadata that a `.vq` file keeps; it needs no model. `levels` and `FormatError` are as in `decompress`."""
-    return container.unpack(data, levels).extras.metadata
+    return container.unpack(_as_bytes(data), levels).extras.metadata
 
 
-def info(data: bytes, model: ModelLike | None = None) -> dict[str, Any]:
+def info(data: BytesLike, model: ModelLike | None = None) -> dict[str, Any]:
     """Describes a `.vq` file without decoding it: what `vqcodec info --json` prints.
 
     `model` (its name) and `codes` (shapes) are None where the file's model is not at hand.
     """
+    data = _as_bytes(data)
     held = container.unpack(data)
     try:
         opened = find_model(held.model_id, model)
@@ -181,6 +188,14 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
             return candidate
     known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates) or "none"
     raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
+
+
+def _as_bytes(data: BytesLike) -> bytes:
+    """A file's bytes from whatever holds bytes; raises `FormatError` for what does not, such as a file's name."""
+    try:
+        return data if isinstance(data, bytes) else bytes(memoryview(data))
+    except TypeError as error:
+        raise FormatError(f"this is {type(data).__name__}, not the bytes of a .vq file; give Path(name).read_bytes()") from error
 
 
 def _check(held: Container, max_pixels: int) -> None:
