@@ -166,15 +166,27 @@ def test_pages_of_other_sites_get_nothing(site: str) -> None:
     assert browser.get("/pictures", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1", "http://127.0.0.1:8124", "null"])
+def test_pages_of_other_sites_get_nothing_where_a_browser_tells_their_origin_alone(origin: str) -> None:
+    browser, host = client(), {"Host": "127.0.0.1:8123"}
+    data = image.write(noise(2, 2))
+    assert browser.post("/pictures", data=data, headers={**host, "Origin": origin}).status_code == 403
+    assert browser.get("/pictures", headers=host).json["pictures"] == []
+    assert browser.get("/", headers={**host, "Origin": origin}).status_code == 200
+    assert browser.post("/pictures", data=data, headers={**host, "Origin": "http://127.0.0.1:8123"}).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/pictures/7/levels/4", "/pictures/x", "/../secret", "/session.py"])
 def test_nothing_else_is_served(path: str) -> None:
     answer = client().get(path)
     assert (answer.status_code, list(answer.json)) == (404, ["error"])
 
 
-@pytest.mark.parametrize("quality", ["-1", "100.5", "nan"])
+@pytest.mark.parametrize("quality", ["-1", "100.5", "nan", "abc", ""])
 def test_qualities_out_of_range(quality: str) -> None:
-    assert "0 to 100" in client(IMAGES / "coffee.png").get(f"/pictures/0/levels/3?quality={quality}").json["error"]
+    answer = client(IMAGES / "coffee.png").get(f"/pictures/0/levels/3?quality={quality}")
+    assert answer.status_code == 422
+    assert "0 to 100" in answer.json["error"]
 
 
 def test_an_unforeseen_error_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import socket
 import sys
@@ -90,7 +91,7 @@ def _add_pictures(app: Flask, session: Session) -> None:
 
 
 def _quality() -> float:
-    quality = request.args.get("quality", 50.0, type=float)
+    quality = request.args.get("quality", math.nan, type=float) if "quality" in request.args else 50.0
     if not 0 <= quality <= 100:
         raise VQCodecError("the quality is a number from 0 to 100; move the slider")
     return quality
@@ -107,8 +108,10 @@ def _asset(name: str) -> Response:
 
 
 def _refuse_other_sites() -> None:
-    """Browsers say who asks; only the page itself is opened from elsewhere, by a link or a typed address."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and request.path != "/":
+    """Browsers say who asks, old ones by `Origin` alone; only the page itself is opened from elsewhere, by a link or a typed address."""
+    own = request.host_url.removesuffix("/")
+    foreign = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") or request.headers.get("Origin", own) != own
+    if foreign and request.path != "/":
         abort(403)
 
 
