@@ -11,9 +11,9 @@ from PIL import ExifTags, ImageCms, ImageOps
 from PIL import Image as Pillow
 
 import vqcodec.pillow
-from tests.support import GOLDEN, noise
+from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec import codec
-from vqcodec.model import Model
+from vqcodec.model import Model, load_model
 
 FILE = GOLDEN / "photo-q60.vq"
 
@@ -59,6 +59,15 @@ def test_a_file_larger_than_its_pixels(mode: str, tmp_path: Path, model: Model) 
         assert np.array_equal(np.asarray(back), codec.decompress((tmp_path / "a.vq").read_bytes(), model))
 
 
+def test_effort(tmp_path: Path) -> None:
+    model = load_model(GOLDENS[-1] / "model")
+    quick, longer = (codec.compress(noise(40, 50), 60, model, effort=effort) for effort in (0, 9))
+    assert quick != longer
+    for effort, data in ((0, quick), (9, longer)):
+        Pillow.fromarray(noise(40, 50)).save(tmp_path / "a.vq", quality=60, model=model, effort=effort)
+        assert (tmp_path / "a.vq").read_bytes() == data
+
+
 def test_metadata(tmp_path: Path, model: Model) -> None:
     exif = Pillow.Exif()
     exif[ExifTags.Base.Make] = "camera"
@@ -91,6 +100,7 @@ def test_other_modes_and_options_are_refused(tmp_path: Path, model: Model) -> No
         Pillow.new("RGB", (4, 4)).save(tmp_path / "b.vq", model="no_such_model")
     for options, said in (
         ({"quality": 101}, "101"),
+        ({"effort": 99}, "99"),
         ({"xmp": "text"}, "bytes"),
         ({"icc_profile": 7}, "bytes|len"),
         ({"exif": b"junk"}, "EXIF"),

@@ -1,12 +1,13 @@
 """`.vq` files in Pillow: after `import vqcodec.pillow`, `Image.open` and `Image.save` know them.
 
->>> from PIL import Image                                            # doctest: +SKIP
+>>> from PIL import Image, ImageOps                                  # doctest: +SKIP
 >>> import vqcodec.pillow
->>> Image.open("photo.jpg").save("photo.vq", quality=60)
+>>> picture = ImageOps.exif_transpose(Image.open("photo.jpg"))        # upright: a `.vq` file cannot say that it should be turned
+>>> picture.save("photo.vq", quality=60, icc_profile=picture.info.get("icc_profile"))
 >>> Image.open("photo.vq").size       # decodes nothing yet
 
-`save` takes `quality`, `model`, `icc_profile`, `exif` and `xmp`. What goes wrong is an `OSError`, as Pillow has it. A file opens if
-its model comes with the package; `vqcodec.decompress` takes any.
+`save` takes `quality`, `effort`, `model`, `icc_profile`, `exif` and `xmp`. What goes wrong is an `OSError`, as Pillow has it. A file opens
+if its model comes with the package; `vqcodec.decompress` takes any.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from vqcodec import codec, container
+from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.container import Metadata
 from vqcodec.errors import BadMagicError, VQCodecError
 
@@ -75,7 +77,8 @@ def _save(picture: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     options = picture.encoderinfo
     try:
         metadata = Metadata(options.get("icc_profile") or b"", _exif(options.get("exif")), options.get("xmp") or b"")
-        data = codec.compress(np.asarray(picture), options.get("quality", 50), options.get("model", "default"), metadata)
+        quality, effort = options.get("quality", 50), options.get("effort", DEFAULT_EFFORT)
+        data = codec.compress(np.asarray(picture), quality, options.get("model", "default"), metadata, effort=effort)
     except (VQCodecError, ValueError, TypeError) as error:
         raise OSError(f"cannot write {FORMAT}: {error}") from error
     file.write(data)
