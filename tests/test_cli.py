@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,24 @@ def test_existing_output_needs_force(source: Path) -> None:
     assert vqcodec("decompress", "photo.vq", "-m", MODEL, cwd=folder).returncode == 1
     assert np.array_equal(load_image(source), picture())
     assert names(folder) == {"photo.png", "photo.vq"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files there have no mode, and links are a privilege")
+def test_force_keeps_a_file_s_mode_and_writes_through_a_link(source: Path) -> None:
+    folder = source.parent
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "real.vq").write_bytes(b"old")
+    (folder / "elsewhere" / "real.vq").chmod(0o600)
+    (folder / "photo.vq").symlink_to("elsewhere/real.vq")
+    (folder / "new.vq").symlink_to("elsewhere/new.vq")
+    for output in ("photo.vq", "new.vq"):
+        assert vqcodec("compress", "photo.png", output, "-m", MODEL, "-f", cwd=folder).returncode == 0
+        assert (folder / output).is_symlink()
+        assert (folder / output).read_bytes()[:4] == b"\x8fVQC"
+    assert (folder / "elsewhere" / "real.vq").stat().st_mode & 0o777 == 0o600
+    assert names(folder) == {"photo.png", "photo.vq", "new.vq", "elsewhere"}
+    assert names(folder / "elsewhere") == {"real.vq", "new.vq"}
+    assert vqcodec("compress", "photo.png", "/dev/stdout", "-m", MODEL, "-f", cwd=folder).stdout[:4] == b"\x8fVQC"
 
 
 def test_info_as_json() -> None:

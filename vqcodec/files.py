@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,10 +99,14 @@ def write(target: str, data: bytes, force: bool) -> None:
 
 
 def _write_all(path: Path, data: bytes, force: bool) -> None:
+    if force:
+        path = Path(os.path.realpath(path))  # a link stays one
     # named here, not by the system: whatever interrupts this, the name is known and the file removed
     temporary = path.absolute().parent / f".{path.name[:100]}.{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
+            if force and path.exists():
+                shutil.copymode(path, temporary)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
