@@ -142,17 +142,19 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     if picture == files.STREAM:
         raise click.UsageError("--picture would mix with the figures on standard output; name a FILE.")
     force, limit = options["force"], limits.input_bytes(max_pixels)
-    target = files.target(original, picture, "", force) if picture else None
+    if picture is not None:
+        files.target(compressed, picture, "", force=True)  # which of both it must not be is said first
+        files.target(original, picture, "", force)
     data = files.read(original, limit), files.read(compressed, limit)
     from vqcodec import compare as comparing
     from vqcodec import image
 
-    if target:
-        image.check_suffix(Path(target).suffix)
+    if picture is not None:
+        image.check_suffix(Path(picture).suffix)
     with files.silenced():
         found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
-    if target:
-        files.write(target, image.write(comparing.panel(found), Path(target).suffix), force)
+    if picture is not None:
+        files.write(picture, image.write(comparing.panel(found), Path(picture).suffix), force)
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 

@@ -95,7 +95,7 @@ def convert(job: Job, options: Options, force: bool) -> Outcome:
 def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
     from vqcodec import codec, image, targets
 
-    model = codec.open_model(options.model or "default")
+    model = codec.open_model("default" if options.model is None else options.model)
     model.transform.begin_encoding()  # while the picture is read
     with files.silenced():
         pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)

@@ -25,10 +25,14 @@ def target(source: str, output: str | None, suffix: str, force: bool) -> str:
         output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
     if output == STREAM:
         return output
+    if not output:
+        raise OutputError("the empty path is no file; name a file")
     path = Path(output)
     try:
         if path.is_dir():
             raise OutputError(f"{output} is a directory; name a file")
+        if source != STREAM and path.is_file() and Path(source).exists() and path.samefile(source):
+            raise OutputError(f"{output} is the input itself; name another OUTPUT")
         if path.exists() and not force:
             raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
         if not path.absolute().parent.is_dir():

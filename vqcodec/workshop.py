@@ -67,8 +67,8 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 
     With --from, the coarse levels are a file's, and the picture shows what the prior makes of them.
     """
-    target = files.target(output, output, "", options["force"])
-    data = files.read(source, limits.input_bytes(limits.MAX_PIXELS)) if source else None
+    target = files.target(files.STREAM if source is None else source, output, "", options["force"])
+    data = None if source is None else files.read(source, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import image
     from vqcodec import sample as sampling
 
