@@ -199,6 +199,20 @@ def test_help_lists_the_commands_and_version_is_the_package_s(tmp_path: Path) ->
     assert re.fullmatch(rb"vqcodec, version \d+\.\d+\.\d+\S*\s*", version.stdout)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("compress", "compress a.png", "compress --out-dir", "decompress", "decompress -m", "info", "compare", "compare a.png"),
+        *("compare --picture", "sample", "sample --from", "bench", "bench -m", "train", "view"),
+    ],
+)
+def test_the_shell_completes_names_of_files(words: str, tmp_path: Path) -> None:
+    words = f"vqcodec {words} ph"
+    query = {"_VQCODEC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    found = run_python("-c", "from vqcodec.cli import main; main(prog_name='vqcodec')", cwd=tmp_path, **query)
+    assert (found.returncode, found.stdout.split(), found.stderr) == (0, [b"file,ph"], b"")
+
+
 def loaded(script: str, cwd: Path) -> list[str]:
     """Runs a script and returns which heavy packages it has imported, by its last line of output."""
     report = f"print([name for name in {HEAVY!r} if name in sys.modules])"

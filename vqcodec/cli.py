@@ -15,7 +15,7 @@ import click
 
 from vqcodec import __version__, console, files, limits, workshop
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
-from vqcodec.console import takes_many
+from vqcodec.console import PATH, takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError
 from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, number, reports_errors, size
@@ -112,7 +112,7 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
 
 
 @main.command()
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=PATH, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @MODEL
 @reports_errors
@@ -126,9 +126,9 @@ def info(file: str, as_json: bool, model: str | None) -> None:
 
 
 @main.command()
-@click.argument("original", metavar="ORIGINAL")
-@click.argument("compressed", metavar="COMPRESSED")
-@click.option("--picture", metavar="FILE", help="Write original, reconstruction and error map side by side.")
+@click.argument("original", type=PATH, metavar="ORIGINAL")
+@click.argument("compressed", type=PATH, metavar="COMPRESSED")
+@click.option("--picture", type=PATH, metavar="FILE", help="Write original, reconstruction and error map side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @MODEL
 @MAX_PIXELS

@@ -16,6 +16,7 @@ from typing import NoReturn, ParamSpec
 import click
 
 from vqcodec import signals
+from vqcodec.console import PATH
 from vqcodec.errors import VQCodecError
 from vqcodec.signals import SIGNALLED
 
@@ -112,7 +113,7 @@ def shape(context: click.Context, parameter: click.Parameter, value: str) -> tup
 
 
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
-MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
+MODEL = click.option("-m", "--model", type=PATH, metavar="MODEL", help="A model's name, or the path of its folder.")
 MAX_PIXELS = click.option(
     "--max-pixels", metavar="N", callback=count, default="200M", show_default=True, help="Refuse pictures with more pixels."
 )

@@ -53,11 +53,13 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("output", metavar="OUT.png")
+@click.argument("output", type=console.PATH, metavar="OUT.png")
 @click.option("--size", "shape", default="384x256", show_default=True, metavar="WxH", callback=shape, help="Pixels of the picture.")
 @click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="The quality whose codes are drawn.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another picture.")
-@click.option("--from", "source", metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones.")
+@click.option(
+    "--from", "source", type=console.PATH, metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones."
+)
 @click.option("--keep", type=click.Choice(LEVELS[:-1]), default=LEVELS[0], show_default=True, help="The finest level to keep.")
 @MODEL
 @FORCE
@@ -84,7 +86,15 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 @click.argument("dataset", metavar="DATASET", type=click.Path(path_type=Path))
 @click.option("--codecs", default="vqcodec,jpeg,webp,avif,jpeg2000,jxl,heic", show_default=True, help="What to compare, by commas.")
 @click.option("--qualities", multiple=True, metavar="[CODEC=]N,N,...", help="Settings of vqcodec, or of CODEC; can be repeated.")
-@click.option("-m", "--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
+@click.option(
+    "-m",
+    "--model",
+    type=console.PATH,
+    metavar="MODEL",
+    default="default",
+    show_default=True,
+    help="A model's name, or the path of its folder.",
+)
 @click.option("--effort", type=click.IntRange(0, 9), default=DEFAULT_EFFORT, show_default=True, help="Of vqcodec's search, as in compress.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="bench-report", show_default=True, metavar="REPORT_DIR", help="Folder for it all."
