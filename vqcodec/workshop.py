@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vqcodec import console, files, limits
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
@@ -55,7 +56,15 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 @click.command()
 @click.argument("output", type=console.PATH, metavar="OUT.png")
 @click.option("--size", "shape", default="384x256", show_default=True, metavar="WxH", callback=shape, help="Pixels of the picture.")
-@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="The quality whose codes are drawn.")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.FloatRange(0, 100),
+    callback=number,
+    default=50,
+    show_default=True,
+    help="The quality whose codes are drawn.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another picture.")
 @click.option(
     "--from", "source", type=console.PATH, metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones."
@@ -69,6 +78,14 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 
     With --from, the coarse levels are a file's, and the picture shows what the prior makes of them.
     """
+    context = click.get_current_context()
+    shape_given, quality_given, keep_given = (
+        context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in ("shape", "quality", "keep")
+    )
+    if source is None and keep_given:
+        raise click.UsageError("--keep is about the levels of a file; name one with --from.")
+    if source is not None and (shape_given or quality_given):
+        raise click.UsageError("with --from, size and quality are the file's; leave out --size and --quality.")
     target = files.target(files.STREAM if source is None else source, output, "", options["force"])
     data = None if source is None else files.read(source, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import image
