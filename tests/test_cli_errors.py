@@ -58,10 +58,20 @@ def test_damaged_file(command: str, case: str, tmp_path: Path) -> None:
     data, says = damaged()[case]
     (tmp_path / "a.vq").write_bytes(data)
     refuses(tmp_path, command, "a.vq", "-m", MODEL, says=says)
+    refuses(tmp_path, command, "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
+
+
+def test_other_commands_name_a_damaged_file_too(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image.write(noise(8, 8)))
+    (tmp_path / "a.vq").write_bytes(FILE[:-1])
+    refuses(tmp_path, "compare", "a.png", "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
+    (tmp_path / "a.vq").write_bytes(FILE[:20])
+    refuses(tmp_path, "sample", "b.png", "--from", "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
 
 
 def test_damaged_stream(tmp_path: Path) -> None:
-    refuses(tmp_path, "decompress", "-", "-m", MODEL, stdin=FILE[:50])
+    for command in ("decompress", "info"):
+        refuses(tmp_path, command, "-", "-m", MODEL, stdin=FILE[:50], says="vqcodec: the ")
     refuses(tmp_path, "compress", "-", "-m", MODEL, stdin=b"no picture")
 
 

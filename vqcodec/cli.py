@@ -18,7 +18,7 @@ from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.console import PATH, takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError
-from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, number, reports_errors, size
+from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, naming, number, reports_errors, size
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -121,7 +121,8 @@ def info(file: str, as_json: bool, model: str | None) -> None:
     data = files.read(file, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import codec
 
-    facts = codec.info(data, model)
+    with naming(file):
+        facts = codec.info(data, model)
     click.echo(json.dumps(facts) if as_json else console.describe(facts))
 
 
@@ -151,7 +152,7 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
 
     if picture is not None:
         image.check_suffix(Path(picture).suffix)
-    with files.silenced():
+    with files.silenced(), naming(compressed):
         found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
     if picture is not None:
         files.write(picture, image.write(comparing.panel(found), Path(picture).suffix), force)

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from vqcodec.convert import Outcome
+from vqcodec.files import STREAM
 
 FAILED, DAMAGED = 1, 3  # exit codes
 BAR_STEPS = 1000  # of a training's bar
@@ -61,7 +62,7 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
     for outcome in later:
         _one(outcome, as_json, verbose, quiet)
     for outcome in failed:
-        named = outcome.input in outcome.error or total == 1
+        named = outcome.input in outcome.error or outcome.input == STREAM
         click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
     if failed and total > 1:
         click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above; the others are done", err=True)

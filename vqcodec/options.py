@@ -17,7 +17,8 @@ import click
 
 from vqcodec import signals
 from vqcodec.console import PATH
-from vqcodec.errors import VQCodecError
+from vqcodec.errors import FormatError, VQCodecError
+from vqcodec.files import STREAM
 from vqcodec.signals import SIGNALLED
 
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -58,6 +59,17 @@ def _signals_first() -> Iterator[None]:
         if signals.received:
             sys.exit(SIGNALLED + signals.received[0])
         raise
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Puts a file's name before what is wrong with its format, unless it has none."""
+    try:
+        yield
+    except FormatError as error:
+        if file == STREAM:
+            raise
+        raise type(error)(f"{file}: {error}") from error
 
 
 def fail(message: str) -> NoReturn:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from vqcodec import console, files, limits
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.errors import VQCodecError
-from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shape
+from vqcodec.options import FORCE, MODEL, POSITIVE, naming, number, reports_errors, shape
 
 
 @click.command()
@@ -87,13 +87,14 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
     if source is not None and (shape_given or quality_given):
         raise click.UsageError("with --from, size and quality are the file's; leave out --size and --quality.")
     target = files.target(files.STREAM if source is None else source, output, "", options["force"])
-    data = None if source is None else files.read(source, limits.input_bytes(limits.MAX_PIXELS))
+    data = b"" if source is None else files.read(source, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import image
     from vqcodec import sample as sampling
 
     image.check_suffix(Path(target).suffix)
-    if data is not None:
-        picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
+    if source is not None:
+        with naming(source):
+            picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
     else:
         picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], options["model"] or "default")
     files.write(target, image.write(picture, Path(target).suffix), options["force"])
