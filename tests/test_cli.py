@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,6 +87,27 @@ def test_streams_carry_data_and_nothing_else(source: Path, tmp_path: Path, model
     assert np.abs(image.read(restored.stdout).astype(int) - model.decode(codes, 88, 104, 50)).max() <= 1
     assert restored.stdout.endswith(b"IEND\xae\x42\x60\x82")
     assert names(tmp_path) == {"photo.png"}
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_no_bytes_to_a_terminal_unless_forced(source: Path, tmp_path: Path) -> None:
+    def on_terminal(*arguments: str | Path) -> tuple[int, bytes, bytes]:
+        master, terminal = os.openpty()
+        command = [sys.executable, "-m", "vqcodec", *map(str, arguments), "-m", str(MODEL)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(command, cwd=tmp_path, stdout=terminal, stderr=subprocess.PIPE, env=environment, check=False)
+        os.write(terminal, b".")  # or reading would wait for what was not written
+        os.close(terminal)
+        shown = os.read(master, 100_000)
+        os.close(master)
+        return result.returncode, shown, result.stderr
+
+    for arguments in (("compress", "photo.png", "-"), ("decompress", FILE, "-"), ("compress", "photo.png", "-", "--skip-existing")):
+        code, shown, said = on_terminal(*arguments)
+        assert (code, shown, said.count(b"\n")) == (1, b".", 1)
+        assert b"terminal" in said
+    code, shown, said = on_terminal("compress", "photo.png", "-", "--force")
+    assert (code, shown[:4], said) == (0, b"\x8fVQC", b"")
 
 
 def test_what_pillow_warns_about_stays_off_stderr(tmp_path: Path) -> None:
@@ -169,6 +192,7 @@ def test_info_without_the_model_still_describes() -> None:
         ["compress", "a", "-q", "101"],
         ["compress", "a", "-q", "-1"],
         ["compress", "a", "-q", "high"],
+        ["compare", "-", "-"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
@@ -247,7 +271,8 @@ main(["decompress", "a.vq", "a.png", "-m", {str(MODEL)!r}], standalone_mode=Fals
 def test_the_installed_command_ends_as_any_other(arguments: tuple[str | Path, ...], code: int, tmp_path: Path) -> None:
     """It ends early: nothing that was written may be lost."""
     expected = vqcodec(*arguments, cwd=tmp_path)
-    found = run_python("-c", "from vqcodec.cli import run; run()", *arguments, cwd=tmp_path)
-    assert (found.returncode, found.stdout) == (code, expected.stdout)
-    assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]  # usage begins with the name of the program
-    assert bool(found.stderr) == bool(code)
+    for program in (("-c", "from vqcodec.cli import run; run()"), ("-m", "vqcodec")):
+        found = run_python(*program, *arguments, cwd=tmp_path)
+        assert (found.returncode, found.stdout) == (code, expected.stdout)
+        assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]  # usage begins with the name of the program
+        assert bool(found.stderr) == bool(code)

@@ -142,6 +142,8 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     """
     if picture == files.STREAM:
         raise click.UsageError("--picture would mix with the figures on standard output; name a FILE.")
+    if original == compressed == files.STREAM:
+        raise click.UsageError("standard input cannot be both; name a file for one of them.")
     force, limit = options["force"], limits.input_bytes(max_pixels)
     if picture is not None:
         files.target(compressed, picture, "", force=True)  # which of both it must not be is said first
@@ -166,7 +168,7 @@ for command in (workshop.train, workshop.sample, workshop.bench, workshop.view, 
 def run() -> None:
     """The installed command. It ends without taking apart what the system takes back anyway, which takes 0.07 s.
 
-    `python -m vqcodec.cli` ends in the usual way, for profilers and the like.
+    `python -m vqcodec` is the same. `python -m vqcodec.cli` ends in the usual way, for profilers and the like.
     """
     try:
         main()

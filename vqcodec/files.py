@@ -24,6 +24,8 @@ def target(source: str, output: str | None, suffix: str, force: bool) -> str:
             raise ImageError(f"{source or 'the empty path'} is no file; name a file")
         output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
     if output == STREAM:
+        if sys.stdout is not None and sys.stdout.isatty() and not force:
+            raise OutputError("standard output is a terminal, which cannot show this; name an OUTPUT, or use --force")
         return output
     if not output:
         raise OutputError("the empty path is no file; name a file")
