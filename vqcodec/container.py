@@ -124,6 +124,14 @@ def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
     return replace(head, sections=_sections(data, head.sections, flags, levels))
 
 
+def cut_off(data: bytes, levels: int) -> list[str]:
+    """The alpha and metadata that the header announces and a file that ends early no longer has, by name. Raises as `unpack` does."""
+    _, flags = _beginning(data)
+    held = {section.kind for section in unpack(data, levels).sections}
+    lacking = (SECTION_TYPES[kind] for kind in _kinds(flags) if kind not in held)
+    return [name for name in lacking if name in ("alpha", *Metadata._fields)]
+
+
 def salvage(data: bytes) -> tuple[Container, list[str]]:
     """Parses what is intact of a file, and says of each section that is lost what is wrong with it.
 
