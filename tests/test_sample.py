@@ -59,11 +59,12 @@ def test_codes_are_drawn_with_the_prior_s_frequencies(model: Model) -> None:
         (["--keep", "middle"], 2, "--keep"),
         (["-q", "nan"], 2, "finite"),
         (["--size", "60000x60000"], 1, "smaller"),
+        (["-m", ""], 1, "no model ''"),
     ],
 )
 def test_what_cannot_be_drawn(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
     (tmp_path / "a.vq").write_bytes((GOLDEN / "photo-q60.vq").read_bytes())
-    result = run("sample", "b.png", *arguments, "-m", GOLDEN / "model", cwd=tmp_path)
+    result = run("sample", "b.png", "-m", GOLDEN / "model", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (code, b"")
     assert says in result.stderr.decode()
     assert b"Traceback" not in result.stderr

@@ -146,7 +146,7 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
         raise click.UsageError("standard input cannot be both; name a file for one of them.")
     force, limit = options["force"], limits.input_bytes(max_pixels)
     if picture is not None:
-        files.target(compressed, picture, "", force=True)  # which of both it must not be is said first
+        files.target(compressed, picture, "", force=True)  # it may replace a file, but neither of these
         files.target(original, picture, "", force)
     data = files.read(original, limit), files.read(compressed, limit)
     from vqcodec import compare as comparing

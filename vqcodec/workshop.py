@@ -96,7 +96,8 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
         with naming(source):
             picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
     else:
-        picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], options["model"] or "default")
+        model = "default" if options["model"] is None else options["model"]
+        picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], model)
     files.write(target, image.write(picture, Path(target).suffix), options["force"])
 
 
