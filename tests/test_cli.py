@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,27 @@ def test_streams_carry_data_and_nothing_else(source: Path, tmp_path: Path, model
     assert names(tmp_path) == {"photo.png"}
 
 
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_no_bytes_to_a_terminal_unless_forced(source: Path, tmp_path: Path) -> None:
+    def on_terminal(*arguments: str | Path) -> tuple[int, bytes, bytes]:
+        master, terminal = os.openpty()
+        command = [sys.executable, "-m", "vqcodec", *map(str, arguments), "-m", str(MODEL)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(command, cwd=tmp_path, stdout=terminal, stderr=subprocess.PIPE, env=environment, check=False)
+        os.write(terminal, b".")  # or reading would wait for what was not written
+        os.close(terminal)
+        shown = os.read(master, 100_000)
+        os.close(master)
+        return result.returncode, shown, result.stderr
+
+    for arguments in (("compress", "photo.png", "-"), ("decompress", FILE, "-"), ("compress", "photo.png", "-", "--skip-existing")):
+        code, shown, said = on_terminal(*arguments)
+        assert (code, shown, said.count(b"\n")) == (1, b".", 1)
+        assert b"terminal" in said
+    code, shown, said = on_terminal("compress", "photo.png", "-", "--force")
+    assert (code, shown[:4], said) == (0, b"\x8fVQC", b"")
+
+
 def test_what_pillow_warns_about_stays_off_stderr(tmp_path: Path) -> None:
     """A palette with several transparent entries makes Pillow warn; a user can do nothing about that."""
     palette = Pillow.new("P", (4, 4))
@@ -107,6 +131,24 @@ def test_existing_output_needs_force(source: Path) -> None:
     assert vqcodec("decompress", "photo.vq", "-m", MODEL, cwd=folder).returncode == 1
     assert np.array_equal(load_image(source), picture())
     assert names(folder) == {"photo.png", "photo.vq"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files there have no mode, and links are a privilege")
+def test_force_keeps_a_file_s_mode_and_writes_through_a_link(source: Path) -> None:
+    folder = source.parent
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "real.vq").write_bytes(b"old")
+    (folder / "elsewhere" / "real.vq").chmod(0o600)
+    (folder / "photo.vq").symlink_to("elsewhere/real.vq")
+    (folder / "new.vq").symlink_to("elsewhere/new.vq")
+    for output in ("photo.vq", "new.vq"):
+        assert vqcodec("compress", "photo.png", output, "-m", MODEL, "-f", cwd=folder).returncode == 0
+        assert (folder / output).is_symlink()
+        assert (folder / output).read_bytes()[:4] == b"\x8fVQC"
+    assert (folder / "elsewhere" / "real.vq").stat().st_mode & 0o777 == 0o600
+    assert names(folder) == {"photo.png", "photo.vq", "new.vq", "elsewhere"}
+    assert names(folder / "elsewhere") == {"real.vq", "new.vq"}
+    assert vqcodec("compress", "photo.png", "/dev/stdout", "-m", MODEL, "-f", cwd=folder).stdout[:4] == b"\x8fVQC"
 
 
 def test_info_as_json() -> None:
@@ -150,6 +192,7 @@ def test_info_without_the_model_still_describes() -> None:
         ["compress", "a", "-q", "101"],
         ["compress", "a", "-q", "-1"],
         ["compress", "a", "-q", "high"],
+        ["compare", "-", "-"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
@@ -178,6 +221,20 @@ def test_help_lists_the_commands_and_version_is_the_package_s(tmp_path: Path) ->
     version = vqcodec("--version", cwd=tmp_path)
     assert version.returncode == 0
     assert re.fullmatch(rb"vqcodec, version \d+\.\d+\.\d+\S*\s*", version.stdout)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("compress", "compress a.png", "compress --out-dir", "decompress", "decompress -m", "info", "compare", "compare a.png"),
+        *("compare --picture", "sample", "sample --from", "bench", "bench -m", "train", "view"),
+    ],
+)
+def test_the_shell_completes_names_of_files(words: str, tmp_path: Path) -> None:
+    words = f"vqcodec {words} ph"
+    query = {"_VQCODEC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    found = run_python("-c", "from vqcodec.cli import main; main(prog_name='vqcodec')", cwd=tmp_path, **query)
+    assert (found.returncode, found.stdout.split(), found.stderr) == (0, [b"file,ph"], b"")
 
 
 def loaded(script: str, cwd: Path) -> list[str]:
@@ -214,7 +271,8 @@ main(["decompress", "a.vq", "a.png", "-m", {str(MODEL)!r}], standalone_mode=Fals
 def test_the_installed_command_ends_as_any_other(arguments: tuple[str | Path, ...], code: int, tmp_path: Path) -> None:
     """It ends early: nothing that was written may be lost."""
     expected = vqcodec(*arguments, cwd=tmp_path)
-    found = run_python("-c", "from vqcodec.cli import run; run()", *arguments, cwd=tmp_path)
-    assert (found.returncode, found.stdout) == (code, expected.stdout)
-    assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]  # usage begins with the name of the program
-    assert bool(found.stderr) == bool(code)
+    for program in (("-c", "from vqcodec.cli import run; run()"), ("-m", "vqcodec")):
+        found = run_python(*program, *arguments, cwd=tmp_path)
+        assert (found.returncode, found.stdout) == (code, expected.stdout)
+        assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]  # usage begins with the name of the program
+        assert bool(found.stderr) == bool(code)

@@ -58,10 +58,20 @@ def test_damaged_file(command: str, case: str, tmp_path: Path) -> None:
     data, says = damaged()[case]
     (tmp_path / "a.vq").write_bytes(data)
     refuses(tmp_path, command, "a.vq", "-m", MODEL, says=says)
+    refuses(tmp_path, command, "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
+
+
+def test_other_commands_name_a_damaged_file_too(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image.write(noise(8, 8)))
+    (tmp_path / "a.vq").write_bytes(FILE[:-1])
+    refuses(tmp_path, "compare", "a.png", "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
+    (tmp_path / "a.vq").write_bytes(FILE[:20])
+    refuses(tmp_path, "sample", "b.png", "--from", "a.vq", "-m", MODEL, says="vqcodec: a.vq: ")
 
 
 def test_damaged_stream(tmp_path: Path) -> None:
-    refuses(tmp_path, "decompress", "-", "-m", MODEL, stdin=FILE[:50])
+    for command in ("decompress", "info"):
+        refuses(tmp_path, command, "-", "-m", MODEL, stdin=FILE[:50], says="vqcodec: the ")
     refuses(tmp_path, "compress", "-", "-m", MODEL, stdin=b"no picture")
 
 
@@ -82,6 +92,7 @@ def test_missing_model(command: str, tmp_path: Path) -> None:
     source, target = ("a.png", "b.vq") if command == "compress" else ("a.vq", "b.png")
     refuses(tmp_path, command, source, target, "-m", "no_such_model", says="no_such_model")
     refuses(tmp_path, command, source, target, "-m", "./nowhere", says="nowhere")
+    refuses(tmp_path, command, source, target, "-m", "", says="no model ''")
     refuses(tmp_path, command, source, target, "-m", tmp_path)
 
 
@@ -106,14 +117,14 @@ def test_input_that_cannot_be_read(command: str, path: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-@pytest.mark.parametrize("target", ["folder", ".", "no/such/folder/file.png", "file/below.png", "x" * 300 + ".png"])
+@pytest.mark.parametrize("target", ["", "folder", ".", "no/such/folder/file.png", "file/below.png", "x" * 300 + ".png"])
 def test_output_that_cannot_be_written(command: str, target: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "a.png").write_bytes(image.write(noise(8, 8)))
     (tmp_path / "a.vq").write_bytes(FILE)
     source = "a.png" if command == "compress" else "a.vq"
-    refuses(tmp_path, command, source, target, "-m", MODEL)
+    refuses(tmp_path, command, source, target, "-m", MODEL, says="" if target else "the empty path")
     refuses(tmp_path, command, source, target, "-m", MODEL, "--force")
 
 
@@ -128,6 +139,21 @@ def test_failure_keeps_the_file_that_force_would_replace(tmp_path: Path) -> None
     (tmp_path / "a.png").write_bytes(b"precious")
     refuses(tmp_path, "decompress", "a.vq", "-m", MODEL, "--force")
     assert (tmp_path / "a.png").read_bytes() == b"precious"
+
+
+def test_output_that_is_the_input(tmp_path: Path) -> None:
+    """Whatever it is called, and also where --force is given."""
+    (tmp_path / "a.vq").write_bytes(image.write(noise(8, 8)))
+    (tmp_path / "b.png").write_bytes(FILE)
+    (tmp_path / "link.vq").hardlink_to(tmp_path / "a.vq")
+    for force in ((), ("--force",)):
+        refuses(tmp_path, "compress", "a.vq", "-m", MODEL, *force, says="name another OUTPUT")
+        refuses(tmp_path, "compress", "a.vq", "./link.vq", "-m", MODEL, *force, says="is the input itself")
+        refuses(tmp_path, "compress", "a.vq", "--out-dir", ".", "-m", MODEL, *force, says="is the input itself")
+        refuses(tmp_path, "decompress", "b.png", "-m", MODEL, *force, says="is the input itself")
+        refuses(tmp_path, "compare", "a.vq", "b.png", "--picture", "a.vq", "-m", MODEL, *force, says="is the input itself")
+        refuses(tmp_path, "compare", "a.vq", "b.png", "--picture", "b.png", "-m", MODEL, *force, says="is the input itself")
+        refuses(tmp_path, "sample", "b.png", "--from", "b.png", "-m", MODEL, *force, says="is the input itself")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -106,13 +106,29 @@ def test_one_file_takes_the_options_too(album: Path) -> None:
     assert (album / "a.vq").read_bytes() == b"mine"
 
 
-def test_two_inputs_with_one_output_are_refused_before_anything_is_done(album: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_inputs_with_one_output_fail_and_stop_no_other(jobs: str, album: Path) -> None:
+    (album / "album" / "broken.png").unlink()
     (album / "album" / "a.jpg").write_bytes(image.write(noise(8, 8), ".jpg"))
-    result = vqcodec("compress", "album", "-r", "--out-dir", "out", "-m", MODEL, cwd=album)
-    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
-    assert b"a.jpg" in result.stderr
-    assert b"a.png" in result.stderr
-    assert not (album / "out").exists()
+    result = vqcodec("compress", "album", "-r", "--out-dir", "out", "-j", jobs, "-m", MODEL, cwd=album)
+    assert (result.returncode, result.stdout) == (1, b"")
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 3
+    for line in lines[:2]:
+        assert all(str(Path(name)) in line for name in ("album/a.jpg", "album/a.png", "out/a.vq"))
+    assert lines[2].startswith("vqcodec: 2 of 4 files failed")
+    assert tree(album / "out") == {"sub/b.vq", "sub/deep/c.vq"}
+
+
+def test_what_is_given_twice_is_taken_once(album: Path) -> None:
+    (album / "album" / "broken.png").unlink()
+    (album / "link.png").symlink_to("album/a.png")
+    result = vqcodec("compress", "album", "album/sub", str(album / "album" / "a.png"), "-r", "--json", "-m", MODEL, cwd=album)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(result.stdout.splitlines()) == 3
+    result = vqcodec("compress", "album/a.png", "link.png", "./album/a.png", "--out-dir", "out", "-m", MODEL, cwd=album)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert tree(album / "out") == {"a.vq", "link.vq"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +139,9 @@ def test_two_inputs_with_one_output_are_refused_before_anything_is_done(album: P
         (["-", "--out-dir", "out"], 1, "on its own"),
         (["album/a.png", "album/sub/b.jpg", "--force"], 1, "--out-dir"),
         (["empty", "-r"], 1, "no picture"),
+        (["album", "empty", "-r"], 1, "--out-dir empty"),
+        (["album", "missing", "-r"], 1, "--out-dir missing"),
+        (["album", "", "-r"], 1, "the empty path"),
         (["album/a.png", "--out-dir", "album/notes.txt"], 1, "notes.txt"),
         (["album/a.png", "-", "--json"], 2, "--json"),
         (["album/a.png", "-q", "5", "--target-bpp", "1"], 2, "not both"),

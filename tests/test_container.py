@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from typing import Any
@@ -150,7 +151,8 @@ def test_unknown_version(version: int, advice: str) -> None:
 
 @pytest.mark.parametrize("trailing", [b"\0", b"more", FILE])
 def test_trailing_bytes(trailing: bytes) -> None:
-    with pytest.raises(DamagedError, match=f"{len(trailing)} bytes follow"):
+    count = "1 byte follows" if len(trailing) == 1 else f"{len(trailing)} bytes follow"
+    with pytest.raises(DamagedError, match=f"^{count} the last section; copy the file again, or .* vqcodec decompress --salvage$"):
         container.unpack(FILE + trailing)
 
 
@@ -179,7 +181,7 @@ def test_every_truncation_of_optional_sections_is_refused() -> None:
         damaged[position] ^= 0x40
         with pytest.raises((DamagedError, TruncatedError)):
             container.unpack(bytes(damaged))
-    with pytest.raises(DamagedError, match="1 bytes follow"):
+    with pytest.raises(DamagedError, match="1 byte follows"):
         container.unpack(whole + b"\4")
 
 
@@ -250,9 +252,26 @@ def test_impossible_number_of_levels(levels: int, model: Model) -> None:
         codec.decompress(FILE, model, levels)
 
 
-def test_a_file_cut_off_says_what_it_still_gives() -> None:
-    with pytest.raises(TruncatedError, match="--levels middle"):
-        container.unpack(FILE[:-1])
+def test_a_file_that_is_not_whole_says_what_it_still_gives() -> None:
+    """Whatever reads it, and only what there is a way to."""
+    whole = container.pack(replace(HELD, sections=(*HELD.sections, Section(4, b"alpha"))))
+    ways = {"top": "", "middle": "--levels top or --salvage", "bottom": "--levels middle or --salvage", "alpha": "--salvage"}
+    end = HEADER_BYTES
+    for section in container.unpack(whole).sections:
+        start, end = end, end + section.size
+        for length in (start, end - 1):
+            says(whole[:length], ways[section.name])
+        says(whole[: end - 1] + bytes([whole[end - 1] ^ 1]) + whole[end:], ways[section.name] and "--salvage")
+    says(with_payload(0, b"top")[: -HELD.sections[2].size] + b"\x80\x00" + bytes(9), "--salvage")
+
+
+def says(data: bytes, way: str) -> None:
+    """Checks what the refusal of a file offers beside copying it again."""
+    with pytest.raises(FormatError) as refusal:
+        container.unpack(data)
+    advice = str(refusal.value).split("; ")[1]
+    intact = f", or take what is intact with vqcodec decompress {way}" if way else ""
+    assert re.fullmatch(f"copy (it|the file) again{intact}", advice)
 
 
 def test_other_quality_or_size_is_noticed(model: Model) -> None:

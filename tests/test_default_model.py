@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import IMAGES, load_image, noise, same
+from tests.support import GOLDEN, IMAGES, load_image, noise, same
 from vqcodec import bitstream, codec, container, metrics
 from vqcodec.codes import Codes
 from vqcodec.config import ModelConfig
+from vqcodec.errors import WrongModelError
 from vqcodec.model import Model
 
 pytestmark = pytest.mark.weights
@@ -77,6 +78,8 @@ def test_default_model_is_found_by_name_and_by_the_file_s_id(default_model: Mode
     data = codec.compress(noise(20, 20), 50)
     assert codec.info(data)["model_id"] == default_model.id.hex()
     assert codec.decompress(data).shape == (20, 20, 3)
+    with pytest.raises(WrongModelError, match="leave out --model"):
+        codec.decompress(data, GOLDEN / "model")
 
 
 def test_a_prefix_of_the_levels_is_already_a_picture(default_model: Model) -> None:

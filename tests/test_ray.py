@@ -153,6 +153,16 @@ def test_a_picture_that_ends_its_process_fails_alone(tmp_path: Path, scratch: st
     assert len(below(dst)) == 19
 
 
+def test_pictures_with_one_output_fail_alone(tmp_path: Path, scratch: str) -> None:
+    src, dst = tmp_path / "in", tmp_path / "out"
+    first, *others = pictures(src, 4)
+    second = first.with_suffix(".bmp")
+    Pillow.open(first).save(second)
+    done, skipped, failed = finished(started(src, dst, scratch))
+    assert (done, skipped, set(failed)) == (3, 0, {str(first), str(second)})
+    assert below(dst) == {path.relative_to(src).with_suffix(".vq") for path in others}
+
+
 def test_what_cannot_be_done_is_one_error(tmp_path: Path, scratch: str) -> None:
     (tmp_path / "empty").mkdir()
     assert "no picture" in finished(started(tmp_path / "empty", tmp_path / "out", scratch))

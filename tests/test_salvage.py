@@ -145,6 +145,16 @@ def test_the_command(whole: bytes, tmp_path: Path, model: Model) -> None:
     assert vqcodec("decompress", "b.vq", "d.png", "--salvage", "--levels", "top", cwd=tmp_path).returncode == 2
 
 
+def test_a_beginning_without_its_alpha_and_metadata_says_so(whole: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.vq").write_bytes(whole[: places(whole)["icc"][1]])
+    (tmp_path / "b.vq").write_bytes(whole[: places(whole)["middle"][1]])
+    (tmp_path / "c.vq").write_bytes(whole)
+    for name, said in (("a", b"vqcodec: a.vq ends before its xmp"), ("b", b"vqcodec: b.vq ends before its alpha, icc, xmp"), ("c", b"")):
+        result = vqcodec("decompress", f"{name}.vq", "--levels", "top", "-m", MODEL, cwd=tmp_path)
+        assert result.returncode == 0
+        assert result.stderr.split(b";")[0].strip() == said
+
+
 def test_many_files(whole: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.vq").write_bytes(whole[:-1])
     (tmp_path / "b.vq").write_bytes(whole)

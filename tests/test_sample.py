@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vqcodec
-from tests.support import load_image, noise
+from tests.support import GOLDEN, load_image, noise
 from tests.support import vqcodec as run
 from vqcodec import codec, sample
 from vqcodec.model import Model
@@ -49,6 +49,27 @@ def test_codes_are_drawn_with_the_prior_s_frequencies(model: Model) -> None:
         found.append(int(sample.draw(model, 1, 1, 5000, np.random.default_rng(seed), []).top[0, 0, 0]))
     counted = np.bincount(found, minlength=len(frequencies[0])) / len(found)
     assert np.abs(counted - frequencies[0]).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--from", "a.vq", "--size", "64x64"], 2, "--size"),
+        (["--from", "a.vq", "-q", "50"], 2, "--quality"),
+        (["--keep", "middle"], 2, "--keep"),
+        (["-q", "nan"], 2, "finite"),
+        (["--size", "60000x60000"], 1, "smaller"),
+        (["-m", ""], 1, "no model ''"),
+    ],
+)
+def test_what_cannot_be_drawn(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.vq").write_bytes((GOLDEN / "photo-q60.vq").read_bytes())
+    result = run("sample", "b.png", "-m", GOLDEN / "model", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (code, b"")
+    assert says in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert b"--max-pixels" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.vq"]
 
 
 @pytest.mark.weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from vqcodec import files
 from vqcodec.convert import SUFFIX, CompressOptions, Job, Options, Outcome, convert
-from vqcodec.errors import ImageError, OutputError, VQCodecError
+from vqcodec.errors import ImageError, VQCodecError
 
 # what --recursive takes from a directory; a file that is named itself is always taken
 PICTURES = frozenset((".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"))
@@ -28,24 +29,45 @@ class Policy:
 def plan(inputs: Sequence[str], options: Options, suffix: str, out_dir: str | None, recursive: bool) -> list[Job]:
     """The jobs for files and directories: outputs have `suffix` and lie below `out_dir`, or beside their inputs.
 
-    A directory's tree is mirrored below `out_dir`. Raises `ImageError` where there is nothing to do, or for a directory
-    unless `recursive`, and `OutputError` where two inputs have the same output.
+    A directory's tree is mirrored below `out_dir`; what is given twice is taken once. Raises `ImageError` where there is nothing to do,
+    for a directory unless `recursive`, and without `out_dir` for one of several inputs that gives nothing: it may be meant for outputs.
     """
+    nothing = f"no {'picture' if isinstance(options, CompressOptions) else SUFFIX + ' file'} lies below"
     wanted = PICTURES if isinstance(options, CompressOptions) else {SUFFIX}
-    jobs: dict[str, Job] = {}
+    jobs: dict[tuple[str, str], Job] = {}
     for name in inputs:
-        for path, relative in _found(name, wanted, recursive):
+        found = list(_found(name, wanted, recursive))
+        if out_dir is None and len(inputs) > 1 and not (found and Path(name).exists()):
+            what = f"{name} does not exist" if found else f"{nothing} {name}"
+            raise ImageError(f"{what}; to put outputs there, give --out-dir {name}")
+        for path, relative in found:
             target = str((Path(out_dir) / relative if out_dir is not None else path).with_suffix(suffix))
-            if target in jobs:
-                raise OutputError(f"{jobs[target].source} and {path} would both become {target}; rename one, or use two directories")
-            jobs[target] = Job(str(path), target)
+            jobs.setdefault((os.path.realpath(path), os.path.realpath(target)), Job(str(path), target))
     if not jobs:
-        raise ImageError(f"no {'picture' if isinstance(options, CompressOptions) else SUFFIX + ' file'} lies below {' '.join(inputs)}")
+        raise ImageError(f"{nothing} {' '.join(inputs)}; name pictures, or a directory that holds some")
     return list(jobs.values())
+
+
+def clashes(jobs: Sequence[Job]) -> dict[Job, str]:
+    """What is wrong with each job whose output is that of another as well."""
+    sharing: dict[str, list[Job]] = {}
+    for job in jobs:
+        sharing.setdefault(os.path.realpath(job.target), []).append(job)
+    found: dict[Job, str] = {}
+    for group in sharing.values():
+        for job in group if len(group) > 1 else ():
+            other, *more = (one.source for one in group if one is not job)
+            others = f"{other} and {len(more)} more" if more else other
+            found[job] = f"{job.source} would become {job.target}, and so would {others}; rename them, or use several directories"
+    return found
 
 
 def run(jobs: Sequence[Job], options: Options, policy: Policy) -> Iterator[Outcome]:
     """Does the jobs, and yields what became of each as soon as it is known; a job that fails stops no other."""
+    clashing = clashes(jobs)
+    for job, error in clashing.items():
+        yield Outcome(*job, "failed", error=error)
+    jobs = [job for job in jobs if job not in clashing]
     if policy.processes == 1 or len(jobs) < 2:
         for job in jobs:
             yield attempt(job, options, policy)
@@ -76,6 +98,8 @@ def attempt(job: Job, options: Options, policy: Policy) -> Outcome:
 def _found(name: str, wanted: frozenset[str] | set[str], recursive: bool) -> Iterator[tuple[Path, Path]]:
     """The files that an input stands for, each with its path below the output directory."""
     path = Path(name)
+    if not name:  # which would be the directory that one is in
+        raise ImageError("the empty path is no file; name a file or a directory")
     if name == files.STREAM:
         raise ImageError("'-' cannot be one of several inputs; compress it on its own")
     if not path.is_dir():

@@ -15,10 +15,10 @@ import click
 
 from vqcodec import __version__, console, files, limits, workshop
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
-from vqcodec.console import takes_many
+from vqcodec.console import PATH, takes_many
 from vqcodec.convert import SUFFIX, CompressOptions, DecompressOptions, Job, Options
 from vqcodec.errors import OutputError
-from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, number, reports_errors, size
+from vqcodec.options import FORCE, MAX_PIXELS, MODEL, POSITIVE, naming, number, reports_errors, size
 
 # The prior's products are small: more BLAS threads than one slow them down. Must be set before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -112,7 +112,7 @@ def _convert(chosen: Options, suffix: str, inputs: tuple[str, ...], out_dir: str
 
 
 @main.command()
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=PATH, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @MODEL
 @reports_errors
@@ -121,14 +121,15 @@ def info(file: str, as_json: bool, model: str | None) -> None:
     data = files.read(file, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import codec
 
-    facts = codec.info(data, model)
+    with naming(file):
+        facts = codec.info(data, model)
     click.echo(json.dumps(facts) if as_json else console.describe(facts))
 
 
 @main.command()
-@click.argument("original", metavar="ORIGINAL")
-@click.argument("compressed", metavar="COMPRESSED")
-@click.option("--picture", metavar="FILE", help="Write original, reconstruction and error map side by side.")
+@click.argument("original", type=PATH, metavar="ORIGINAL")
+@click.argument("compressed", type=PATH, metavar="COMPRESSED")
+@click.option("--picture", type=PATH, metavar="FILE", help="Write original, reconstruction and error map side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @MODEL
 @MAX_PIXELS
@@ -141,18 +142,22 @@ def compare(original: str, compressed: str, picture: str | None, as_json: bool, 
     """
     if picture == files.STREAM:
         raise click.UsageError("--picture would mix with the figures on standard output; name a FILE.")
+    if original == compressed == files.STREAM:
+        raise click.UsageError("standard input cannot be both; name a file for one of them.")
     force, limit = options["force"], limits.input_bytes(max_pixels)
-    target = files.target(original, picture, "", force) if picture else None
+    if picture is not None:
+        files.target(compressed, picture, "", force=True)  # it may replace a file, but neither of these
+        files.target(original, picture, "", force)
     data = files.read(original, limit), files.read(compressed, limit)
     from vqcodec import compare as comparing
     from vqcodec import image
 
-    if target:
-        image.check_suffix(Path(target).suffix)
-    with files.silenced():
+    if picture is not None:
+        image.check_suffix(Path(picture).suffix)
+    with files.silenced(), naming(compressed):
         found = comparing.compare(*data, (original, compressed), options["model"], max_pixels)
-    if target:
-        files.write(target, image.write(comparing.panel(found), Path(target).suffix), force)
+    if picture is not None:
+        files.write(picture, image.write(comparing.panel(found), Path(picture).suffix), force)
     click.echo(json.dumps(found.facts) if as_json else console.describe_comparison(found.facts))
 
 
@@ -163,7 +168,7 @@ for command in (workshop.train, workshop.sample, workshop.bench, workshop.view, 
 def run() -> None:
     """The installed command. It ends without taking apart what the system takes back anyway, which takes 0.07 s.
 
-    `python -m vqcodec.cli` ends in the usual way, for profilers and the like.
+    `python -m vqcodec` is the same. `python -m vqcodec.cli` ends in the usual way, for profilers and the like.
     """
     try:
         main()

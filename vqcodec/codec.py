@@ -187,7 +187,9 @@ def find_model(model_id: bytes, model: ModelLike | None) -> Model:
         if candidate.id == model_id:
             return candidate
     known = ", ".join(f"{m.name} ({m.id.hex()})" for m in candidates) or "none"
-    raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; give its folder with --model")
+    shipped = model is not None and any(load_model(name).id == model_id for name in model_names())
+    advice = "leave out --model, for that one comes with the package" if shipped else "give its folder with --model"
+    raise WrongModelError(f"the file needs the model {model_id.hex()}, here is {known}; {advice}")
 
 
 def _as_bytes(data: BytesLike) -> bytes:

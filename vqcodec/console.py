@@ -13,13 +13,16 @@ from typing import Any
 import click
 
 from vqcodec.convert import Outcome
+from vqcodec.files import STREAM
 
 FAILED, DAMAGED = 1, 3  # exit codes
 BAR_STEPS = 1000  # of a training's bar
 
+PATH = click.Path(readable=False, allow_dash=True)  # for the shell to complete; what is wrong with one is said where it is used
+
 MANY = (
-    click.option("--out-dir", metavar="DIR", help="Put the outputs below DIR; all arguments are inputs then."),
-    click.option("-r", "--recursive", is_flag=True, help="Take directories, with all that lies below them."),
+    click.option("--out-dir", type=PATH, metavar="DIR", help="Put the outputs below DIR; all arguments are inputs then."),
+    click.option("-r", "--recursive", is_flag=True, help="Take directories, with all files below them that have a fitting suffix."),
     click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Files to work on at a time."),
     click.option("--skip-existing", is_flag=True, help="Leave inputs alone whose output exists."),
     click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file."),
@@ -32,7 +35,8 @@ def takes_many(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the arguments and options of commands that take many files."""
     for option in reversed(MANY):
         command = option(command)
-    return click.argument("inputs", metavar="INPUT [OUTPUT] | INPUT... --out-dir DIR", nargs=-1, required=True)(command)
+    inputs = click.argument("inputs", type=PATH, metavar="INPUT [OUTPUT] | INPUT... --out-dir DIR", nargs=-1, required=True)
+    return inputs(command)
 
 
 def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, quiet: bool) -> int:
@@ -58,7 +62,7 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
     for outcome in later:
         _one(outcome, as_json, verbose, quiet)
     for outcome in failed:
-        named = outcome.input in outcome.error or total == 1
+        named = outcome.input in outcome.error or outcome.input == STREAM
         click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
     if failed and total > 1:
         click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above; the others are done", err=True)

@@ -124,6 +124,14 @@ def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
     return replace(head, sections=_sections(data, head.sections, flags, levels))
 
 
+def cut_off(data: bytes, levels: int) -> list[str]:
+    """The alpha and metadata that the header announces and a file that ends early no longer has, by name. Raises as `unpack` does."""
+    _, flags = _beginning(data)
+    held = {section.kind for section in unpack(data, levels).sections}
+    lacking = (SECTION_TYPES[kind] for kind in _kinds(flags) if kind not in held)
+    return [name for name in lacking if name in ("alpha", *Metadata._fields)]
+
+
 def salvage(data: bytes) -> tuple[Container, list[str]]:
     """Parses what is intact of a file, and says of each section that is lost what is wrong with it.
 
@@ -141,7 +149,7 @@ def salvage(data: bytes) -> tuple[Container, list[str]]:
             lost.append(str(error).split(";")[0])
         offset = _end(data, offset, kind)
     if offset < len(data):
-        lost.append(f"{len(data) - offset} bytes follow the last section")
+        lost.append(_trailing(len(data) - offset))
     whole = len(list(takewhile(lambda pair: pair[0] == pair[1].kind, enumerate(found, 1))))
     levels = min(whole, LEVEL_SECTIONS)
     lost += [builds_on_lost(s.name) for s in found[levels:] if s.kind <= LEVEL_SECTIONS]
@@ -212,7 +220,7 @@ def _sections(data: bytes, first: tuple[Section, ...], flags: int, levels: int) 
             raise
         offset += found[-1].size
     if offset != len(data):
-        raise DamagedError(f"{len(data) - offset} bytes follow the last section; the file was changed after it was written")
+        raise DamagedError(f"{_trailing(len(data) - offset)}; copy the file again, or leave them out with vqcodec decompress --salvage")
     return tuple(found)
 
 
@@ -229,7 +237,7 @@ def _section(data: bytes, offset: int, kind: int) -> Section:
     payload = data[start : start + length]
     if _section_head(data[:HEADER_BYTES], kind, payload) != data[offset:start]:
         what = f"the header or the section '{name}'" if kind == 1 else f"the section '{name}'"
-        raise DamagedError(f"{what} is damaged (its checksum does not hold); copy the file again")
+        raise DamagedError(f"{what} is damaged (its checksum does not hold); copy the file again{_hint(kind, damaged=True)}")
     return Section(kind, payload)
 
 
@@ -245,7 +253,7 @@ def _packed(length: int) -> bytes:
 def _length(data: bytes, offset: int, kind: int) -> tuple[int, int]:
     """The length that the section at `offset` begins with, and where that ends."""
     field, name = data[offset : offset + LENGTH_BYTES], SECTION_TYPES[kind]
-    damaged = f"the length of the section '{name}' is damaged; copy the file again"
+    damaged = f"the length of the section '{name}' is damaged; copy the file again{_hint(kind, damaged=True)}"
     try:
         length, used = varint(memoryview(field), 0)
     except IndexError:
@@ -262,10 +270,16 @@ def _check_length(kind: int, length: int) -> None:
         limits.check_metadata(SECTION_TYPES[kind], length)
 
 
-def _hint(kind: int) -> str:
-    """What a file that was cut off before this section still gives."""
-    whole = min(kind - 1, LEVEL_SECTIONS - 1)
-    return f", or take what is there with --levels {SECTION_TYPES[whole]} or --salvage" if whole else ""
+def _hint(kind: int, damaged: bool = False) -> str:
+    """What a file still gives that is cut off in or before this section, or damaged in it."""
+    if kind == 1:
+        return ""
+    levels = f"--levels {SECTION_TYPES[kind - 1]} or " if kind <= LEVEL_SECTIONS and not damaged else ""
+    return f", or take what is intact with vqcodec decompress {levels}--salvage"
+
+
+def _trailing(count: int) -> str:
+    return f"{count} byte{' follows' if count == 1 else 's follow'} the last section"
 
 
 def _section_head(header: bytes, kind: int, payload: bytes) -> bytes:

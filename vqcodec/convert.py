@@ -95,7 +95,7 @@ def convert(job: Job, options: Options, force: bool) -> Outcome:
 def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
     from vqcodec import codec, image, targets
 
-    model = codec.open_model(options.model or "default")
+    model = codec.open_model("default" if options.model is None else options.model)
     model.transform.begin_encoding()  # while the picture is read
     with files.silenced():
         pixels, metadata, notices = image.read_picture(data, job.source, options.keep_metadata, options.max_pixels)
@@ -105,12 +105,14 @@ def _compress(data: bytes, job: Job, options: CompressOptions) -> tuple[bytes, I
 
 
 def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:
-    from vqcodec import codec, image
+    from vqcodec import codec, container, image
 
     suffix = _suffix(job, options)
     image.check_suffix(suffix)
     pixels = codec.decompress(data, options.model, options.levels, options.max_pixels)
-    return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, ()
+    lacking = container.cut_off(data, options.levels)
+    notices = (f"ends before its {', '.join(lacking)}; the picture is without",) if lacking else ()
+    return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, notices
 
 
 def _salvage(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,17 @@ def target(source: str, output: str | None, suffix: str, force: bool) -> str:
             raise ImageError(f"{source or 'the empty path'} is no file; name a file")
         output = STREAM if source == STREAM else str(Path(source).with_suffix(suffix))
     if output == STREAM:
+        if sys.stdout is not None and sys.stdout.isatty() and not force:
+            raise OutputError("standard output is a terminal, which cannot show this; name an OUTPUT, or use --force")
         return output
+    if not output:
+        raise OutputError("the empty path is no file; name a file")
     path = Path(output)
     try:
         if path.is_dir():
             raise OutputError(f"{output} is a directory; name a file")
+        if source != STREAM and path.is_file() and Path(source).exists() and path.samefile(source):
+            raise OutputError(f"{output} is the input itself; name another OUTPUT")
         if path.exists() and not force:
             raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
         if not path.absolute().parent.is_dir():
@@ -98,10 +105,14 @@ def write(target: str, data: bytes, force: bool) -> None:
 
 
 def _write_all(path: Path, data: bytes, force: bool) -> None:
+    if force:
+        path = Path(os.path.realpath(path))  # a link stays one
     # named here, not by the system: whatever interrupts this, the name is known and the file removed
     temporary = path.absolute().parent / f".{path.name[:100]}.{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
+            if force and path.exists():
+                shutil.copymode(path, temporary)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,9 @@ from typing import NoReturn, ParamSpec
 import click
 
 from vqcodec import signals
-from vqcodec.errors import VQCodecError
+from vqcodec.console import PATH
+from vqcodec.errors import FormatError, VQCodecError
+from vqcodec.files import STREAM
 from vqcodec.signals import SIGNALLED
 
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -57,6 +59,17 @@ def _signals_first() -> Iterator[None]:
         if signals.received:
             sys.exit(SIGNALLED + signals.received[0])
         raise
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Puts a file's name before what is wrong with its format, unless it has none."""
+    try:
+        yield
+    except FormatError as error:
+        if file == STREAM:
+            raise
+        raise type(error)(f"{file}: {error}") from error
 
 
 def fail(message: str) -> NoReturn:
@@ -112,7 +125,7 @@ def shape(context: click.Context, parameter: click.Parameter, value: str) -> tup
 
 
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUTPUT.")
-MODEL = click.option("-m", "--model", metavar="MODEL", help="A model's name, or the path of its folder.")
+MODEL = click.option("-m", "--model", type=PATH, metavar="MODEL", help="A model's name, or the path of its folder.")
 MAX_PIXELS = click.option(
     "--max-pixels", metavar="N", callback=count, default="200M", show_default=True, help="Refuse pictures with more pixels."
 )

@@ -55,8 +55,8 @@ def compress_dataset(
     """Compresses every picture below `src` to a `.vq` file below `dst`, where the tree is mirrored; files that exist are skipped.
 
     `goal` is a target as in `compress_to`, such as `("bpp", 0.2)`, and then the quality does not matter. What fails stops no other
-    file. One run at a time may write to `dst`. Raises `ImageError` where there is no picture, `OutputError` where two would have the
-    same output or `dst` cannot be written, and `ModelError`.
+    file, nor do pictures that would have one output. One run at a time may write to `dst`. Raises `ImageError` where there is no
+    picture, `OutputError` where `dst` cannot be written, and `ModelError`.
     """
     codec.open_model(model)  # here it is one error, there it would be one per picture
     named = str(model) if str(model) in model_names() else str(Path(model).absolute())
@@ -65,8 +65,10 @@ def compress_dataset(
     if not source.is_dir():
         raise ImageError(f"{src} is no folder; name the one that holds the pictures")
     jobs = batch.plan([str(source)], options, SUFFIX, str(target), recursive=True)
-    left = {job.source: job for job in jobs if not Path(job.target).exists()}
-    summary = Summary(skipped=len(jobs) - len(left))
+    clashing = batch.clashes(jobs)
+    left = {job.source: job for job in jobs if job not in clashing and not Path(job.target).exists()}
+    failed = {job.source: error for job, error in clashing.items()}
+    summary = Summary(skipped=len(jobs) - len(left) - len(failed), failed=failed)
     unfinished = _emptied(target / UNFINISHED)
     try:
         for largest in (LARGEST_TASK, 1):  # what is lost with its whole task is tried alone

@@ -63,7 +63,7 @@ def compress_to(
 
     _, reached = search(measure, limit)
     if not closest:
-        raise TargetError(_unreachable(rate, reached, height, width))
+        raise TargetError(_unreachable(kind, reached, height, width))
     return closest[0][1]()
 
 
@@ -102,8 +102,9 @@ def _between(low: tuple[int, float], high: tuple[int, float], aim: float, slack:
     return min(max(round(min(max(found, middle - reach), middle + reach)), low[0] + 1), high[0] - 1)
 
 
-def _unreachable(rate: bool, reached: float, height: int, width: int) -> str:
-    if rate:
+def _unreachable(kind: str, reached: float, height: int, width: int) -> str:
+    if kind in ("bpp", "size"):
         bpp = metrics.bpp(int(reached), height, width)
         return f"this picture takes at least {reached:.0f} bytes ({bpp:.4f} bpp) with this model; ask for that or more"
-    return f"this picture reaches {metrics.psnr(reached):.2f} dB (MSE {reached:.2f}) at best with this model; ask for a little less"
+    best = f"{metrics.psnr(reached):.2f} dB (MSE {reached:.2f}) at best"
+    return f"this picture reaches {best} with this model; ask for a little {'less' if kind == 'psnr' else 'more'}"

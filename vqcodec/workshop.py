@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vqcodec import console, files, limits
 from vqcodec.config import DEFAULT_EFFORT, LEVELS
 from vqcodec.errors import VQCodecError
-from vqcodec.options import FORCE, MODEL, POSITIVE, number, reports_errors, shape
+from vqcodec.options import FORCE, MODEL, POSITIVE, naming, number, reports_errors, shape
 
 
 @click.command()
@@ -53,11 +54,21 @@ def train(folder: Path, out: Path, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("output", metavar="OUT.png")
+@click.argument("output", type=console.PATH, metavar="OUT.png")
 @click.option("--size", "shape", default="384x256", show_default=True, metavar="WxH", callback=shape, help="Pixels of the picture.")
-@click.option("-q", "--quality", type=click.FloatRange(0, 100), default=50, show_default=True, help="The quality whose codes are drawn.")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.FloatRange(0, 100),
+    callback=number,
+    default=50,
+    show_default=True,
+    help="The quality whose codes are drawn.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another picture.")
-@click.option("--from", "source", metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones.")
+@click.option(
+    "--from", "source", type=console.PATH, metavar="FILE", help="Keep the coarse levels of this .vq file, and draw the finer ones."
+)
 @click.option("--keep", type=click.Choice(LEVELS[:-1]), default=LEVELS[0], show_default=True, help="The finest level to keep.")
 @MODEL
 @FORCE
@@ -67,16 +78,26 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 
     With --from, the coarse levels are a file's, and the picture shows what the prior makes of them.
     """
-    target = files.target(output, output, "", options["force"])
-    data = files.read(source, limits.input_bytes(limits.MAX_PIXELS)) if source else None
+    context = click.get_current_context()
+    shape_given, quality_given, keep_given = (
+        context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in ("shape", "quality", "keep")
+    )
+    if source is None and keep_given:
+        raise click.UsageError("--keep is about the levels of a file; name one with --from.")
+    if source is not None and (shape_given or quality_given):
+        raise click.UsageError("with --from, size and quality are the file's; leave out --size and --quality.")
+    target = files.target(files.STREAM if source is None else source, output, "", options["force"])
+    data = b"" if source is None else files.read(source, limits.input_bytes(limits.MAX_PIXELS))
     from vqcodec import image
     from vqcodec import sample as sampling
 
     image.check_suffix(Path(target).suffix)
-    if data is not None:
-        picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
+    if source is not None:
+        with naming(source):
+            picture = sampling.sample_from(data, LEVELS.index(keep) + 1, options["seed"], options["model"])
     else:
-        picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], options["model"] or "default")
+        model = "default" if options["model"] is None else options["model"]
+        picture = sampling.sample(shape[1], shape[0], options["quality"], options["seed"], model)
     files.write(target, image.write(picture, Path(target).suffix), options["force"])
 
 
@@ -84,7 +105,15 @@ def sample(output: str, shape: tuple[int, int], source: str | None, keep: str, *
 @click.argument("dataset", metavar="DATASET", type=click.Path(path_type=Path))
 @click.option("--codecs", default="vqcodec,jpeg,webp,avif,jpeg2000,jxl,heic", show_default=True, help="What to compare, by commas.")
 @click.option("--qualities", multiple=True, metavar="[CODEC=]N,N,...", help="Settings of vqcodec, or of CODEC; can be repeated.")
-@click.option("-m", "--model", default="default", show_default=True, help="A model's name, or the path of its folder.")
+@click.option(
+    "-m",
+    "--model",
+    type=console.PATH,
+    metavar="MODEL",
+    default="default",
+    show_default=True,
+    help="A model's name, or the path of its folder.",
+)
 @click.option("--effort", type=click.IntRange(0, 9), default=DEFAULT_EFFORT, show_default=True, help="Of vqcodec's search, as in compress.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="bench-report", show_default=True, metavar="REPORT_DIR", help="Folder for it all."

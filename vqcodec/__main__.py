@@ -1,0 +1,5 @@
+"""The command, as `python -m vqcodec`."""
+
+from vqcodec.cli import run
+
+run()
