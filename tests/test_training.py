@@ -15,8 +15,8 @@ import pytest
 
 from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
-from vqcodec.errors import TrainingError
-from vqcodec.model import IMPROVE, load_model, open_transform
+from vqcodec.errors import ModelError, TrainingError
+from vqcodec.model import CARD, DECODE, IMPROVE, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
@@ -35,8 +35,10 @@ from vqcodec.training.loop import World  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, varied  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
+from vqcodec.training.report import Silent  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
+from vqcodec.training.train import TrainOptions, train  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
 from vqcodec.training.vqvae import VQVAE, flat  # noqa: E402
 from vqcodec.transform import PATHS  # noqa: E402
@@ -352,6 +354,14 @@ def test_skipped_files_are_counted_and_empty_folders_refused(photographs: Path, 
         load_images(tmp_path / "missing", 96)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_without_checkpoints_is_not_replaced(resume: bool, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / CARD).touch()
+    with pytest.raises(TrainingError, match="holds a model"):
+        train(photographs, tmp_path, TrainOptions(preset="tiny", max_minutes=0.05, resume=resume), Silent())
+    assert [path.name for path in tmp_path.iterdir()] == [CARD]
+
+
 def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> None:
     train = ["train", photographs, "--out", "out", "--preset", "tiny", "--threads", "1"]
     first = vqcodec(*train, "--max-minutes", "0.1", cwd=tmp_path)
@@ -579,6 +589,22 @@ def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE
         model = load_model(folder)
         assert (model.transform.improver is None) is plain
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
+
+
+def test_an_interrupted_export_leaves_no_model(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:
+    """And not new files beside old ones."""
+    folder = tmp_path / "model"
+    shutil.copytree(small[2], folder)
+    (folder / DECODE).unlink()
+    (folder / DECODE).mkdir()  # which no file replaces
+    exported = export_transform(small[0])
+    with pytest.raises(OSError, match=DECODE):
+        export_model(exported, small[1], folder, "model", {})
+    with pytest.raises(ModelError, match=CARD):
+        load_model(folder)
+    (folder / DECODE).rmdir()
+    export_model(exported, small[1], folder, "model", {})
+    assert load_model(folder).id == load_model(small[2]).id
 
 
 def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,10 @@ def _pixels(image: Tensor) -> Tensor:
 
 
 def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
-    """Writes the model folder, replacing what is there of a model; `card` is what else `model.json` should say."""
+    """Writes the model folder, replacing what is there of a model; `card` is what else `model.json` should say.
+
+    While files are replaced there is no `model.json`: what an interruption leaves is no model, instead of parts of two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     integers = prior.export()
     Prior.from_tensors(integers, prior.config)  # refuses what the codec would refuse
@@ -150,11 +153,12 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
         layout = max(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
         text = json.dumps({"format": layout, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
-        for path in made.iterdir():
+        (folder / CARD).unlink(missing_ok=True)
+        for name in {name for names in LAYOUTS.values() for name in names} - {*LAYOUTS[layout]}:
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == CARD):
             path.chmod(0o644)
             path.replace(folder / path.name)
-    for name in {name for names in LAYOUTS.values() for name in names} - {*LAYOUTS[layout]}:
-        (folder / name).unlink(missing_ok=True)
 
 
 def export_transform(transform: VQVAE) -> ExportedTransform:

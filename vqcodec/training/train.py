@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vqcodec import __version__, codec, metrics
 from vqcodec.errors import TrainingError
-from vqcodec.model import load_model, open_transform
+from vqcodec.model import CARD, load_model, open_transform
 from vqcodec.training.adapt import fit, gather
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model, export_transform, with_basis
@@ -74,12 +74,15 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     """Trains a model on the photographs below `folder` and exports it to `out`.
 
     Checkpoints, logs and sample pictures lie in `out/checkpoints`; `resume` continues from them and starts anew where there are
-    none. Under `torchrun` all processes train together. Raises `TrainingError` for an unusable folder and for checkpoints that
-    would be overwritten or do not fit.
+    none. Under `torchrun` all processes train together. Raises `TrainingError` for an unusable folder and for checkpoints or a
+    model that would be overwritten, or checkpoints that do not fit.
     """
     checkpoints = out / "checkpoints"
-    if not options.resume and any(checkpoints.glob("*.safetensors")):
+    begun = any(checkpoints.glob("*.safetensors"))
+    if begun and not options.resume:
         raise TrainingError(f"{checkpoints} holds an earlier training; continue it with --resume, or choose another --out")
+    if (out / CARD).exists() and not begun:
+        raise TrainingError(f"{out} holds a model and no checkpoints; choose another --out, or move the model away")
     if options.threads:
         torch.set_num_threads(options.threads)
         os.environ["VQCODEC_THREADS"] = str(options.threads)  # of the exported model, which encodes the photographs for the prior
