@@ -38,7 +38,7 @@ from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
 from vqcodec.training.report import Silent  # noqa: E402
 from vqcodec.training.schedule import Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
-from vqcodec.training.train import TrainOptions, train  # noqa: E402
+from vqcodec.training.train import TrainOptions, load_data, train  # noqa: E402
 from vqcodec.training.transform import TransformTrainer  # noqa: E402
 from vqcodec.training.vqvae import VQVAE, flat  # noqa: E402
 from vqcodec.transform import PATHS  # noqa: E402
@@ -360,6 +360,19 @@ def test_a_model_without_checkpoints_is_not_replaced(resume: bool, photographs: 
     with pytest.raises(TrainingError, match="holds a model"):
         train(photographs, tmp_path, TrainOptions(preset="tiny", max_minutes=0.05, resume=resume), Silent())
     assert [path.name for path in tmp_path.iterdir()] == [CARD]
+
+
+@pytest.mark.parametrize("out", ["photographs", "photographs/model", "."])
+def test_neither_samples_nor_held_out_photographs_are_trained_on(out: str, tmp_path: Path) -> None:
+    folder, checkpoints = tmp_path / "photographs", tmp_path / out / "checkpoints"
+    (folder / "valid").mkdir(parents=True)
+    checkpoints.mkdir(parents=True)
+    for path, side in ((folder / "a.png", 97), (folder / "valid/b.png", 98), (checkpoints / "samples.png", 99)):
+        Pillow.fromarray(noise(side, side)).save(path)
+    for below, valid in ((folder, folder / "valid"), (folder / "valid", folder)):
+        data = load_data(below, tmp_path / out, TrainOptions(preset="tiny", valid=valid), Silent())
+        sides = [[image.shape[1] for image in images] for images in data]
+        assert sides == ([[97], [98]] if valid.parent == below else [[98], [97]])
 
 
 def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
         os.environ["VQCODEC_THREADS"] = str(options.threads)  # of the exported model, which encodes the photographs for the prior
     world = World.join()
     display = display if world.first else Silent()
-    images, held_out = load_data(folder, options, display)
+    images, held_out = load_data(folder, out, options, display)
     checkpoints.mkdir(parents=True, exist_ok=True)
 
     transform = train_transform(images, held_out, checkpoints, options, world, display)
@@ -121,12 +121,13 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     display.line(f"model written to {out}; use it with --model {out}")
 
 
-def load_data(folder: Path, options: TrainOptions, display: Display) -> tuple[list[Tensor], list[Tensor]]:
-    """The photographs to train on and those to report on."""
+def load_data(folder: Path, out: Path, options: TrainOptions, display: Display) -> tuple[list[Tensor], list[Tensor]]:
+    """The photographs to train on and those to report on; a folder within another is not part of it, nor are a training's pictures."""
     crop = options.crop or options.chosen.crop
-    images = load_images(folder, crop, display.line)
+    apart = [out, out / "checkpoints", *([options.valid] if options.valid else [])]
+    images = load_images(folder, crop, display.line, apart)
     if options.valid is not None:
-        held_out = load_images(options.valid, crop, display.line)
+        held_out = load_images(options.valid, crop, display.line, [out, out / "checkpoints", folder])
     elif len(images) > 1:
         held_out, images = images[::HELD_OUT], [x for i, x in enumerate(images) if i % HELD_OUT]
     else:
