@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from vqcodec.training.data import CropSampler, load_images  # noqa: E402
 from vqcodec.training.export import export_model, export_transform, round_weights  # noqa: E402
 from vqcodec.training.improve import wanted_latents  # noqa: E402
 from vqcodec.training.loop import World  # noqa: E402
+from vqcodec.training.memory import large_blocks_apart  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, varied  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
@@ -256,6 +259,34 @@ def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     assert [image.quality for image in kept] == [image.quality for image in coded]
     assert all(torch.equal(a, b) for x, y in zip(kept, coded, strict=True) for a, b in zip(x.codes, y.codes, strict=True))
     assert load_codes(tmp_path / "codes.safetensors", 8) == load_codes(tmp_path / "other.safetensors", 7) == []
+
+
+def test_large_blocks_lie_apart_while_photographs_are_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As glibc counts them."""
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("glibc from 2.33 on counts blocks")
+
+    class Counts(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")]
+        _fields_ += [(name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+    libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Counts, ctypes.c_void_p, [ctypes.c_void_p]
+
+    def apart() -> int:
+        before = libc.mallinfo2().hblks
+        block = libc.malloc(3 << 20)
+        count = libc.mallinfo2().hblks - before
+        libc.free(block)
+        return int(count)
+
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    with large_blocks_apart():
+        assert apart() == 1
+    assert apart() == 0
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "33554432")
+    with large_blocks_apart():
+        assert apart() == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 700), (384, 390), (480, 900), (97, 96)])

@@ -23,6 +23,7 @@ from vqcodec.training.adapt import fit, gather
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model, export_transform, with_basis
 from vqcodec.training.loop import SAVE_MINUTES, Row, World, run
+from vqcodec.training.memory import large_blocks_apart
 from vqcodec.training.presets import PRESETS, Preset
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, load_codes, save_codes
 from vqcodec.training.report import Display, Silent, write_row, write_samples
@@ -99,7 +100,8 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     encoder = transform.average if world.device.type == "cuda" else open_transform(transform.average.config, *exported)
     coded = load_codes(checkpoints / "codes.safetensors", transform.step)
     if not coded:
-        coded = list(encode_images(encoder, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
+        with large_blocks_apart():
+            coded = list(encode_images(encoder, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
         if world.size == 1:
             save_codes(checkpoints / "codes.safetensors", coded, transform.step)
     display.line(f"prior: {len(coded)} codings of photographs")
@@ -112,7 +114,8 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     card["training"]["bits_per_position_held_out"] = prior.finish()
     config = transform.average.config
     if config.adaptations:
-        samples = list(gather(open_transform(config, *exported), images, options.seed, options.max_minutes * ADAPTATION_SHARE))
+        with large_blocks_apart():
+            samples = list(gather(open_transform(config, *exported), images, options.seed, options.max_minutes * ADAPTATION_SHARE))
         exported = with_basis(exported, fit(samples, config))
         card["training"]["adaptation_pieces"] = len(samples)
     export_model(exported, prior.average, out, out.resolve().name, card)
