@@ -658,16 +658,23 @@ def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.Mo
             assert torch.is_autocast_enabled("cpu") is expected
 
 
-def test_two_processes_average_to_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.gradients", str(tmp_path / "two.safetensors")]
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path: Path) -> None:
+    """Gradients, and codebooks that are moving averages."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.gradients", str(two)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment, capture_output=True, timeout=300)
-    gradients.write(CPU, tmp_path / "one.safetensors")
-    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
-    assert one.keys() == two.keys()
-    for name, gradient in one.items():
-        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * one[name].abs().max().item() + 1e-8), name
+    gradients.write(CPU, one)
+    for name, *others in (("gradients", "gradients"), ("codebooks-0", "codebooks-0", "codebooks-1")):
+        expected = load_file(one / f"{name}.safetensors")
+        for other in others:
+            found = load_file(two / f"{other}.safetensors")
+            assert expected.keys() == found.keys()
+            for key, tensor in expected.items():
+                largest = tensor.abs().max().item() if tensor.numel() else 0.0
+                assert torch.allclose(tensor, found[key], rtol=1e-3, atol=1e-5 * largest + 1e-8), (other, key)
 
 
 def test_a_search_with_more_paths_finds_cheaper_codes() -> None:
