@@ -26,7 +26,8 @@ RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sour
 def load_images(folder: Path, minimum: int, report: Callable[[str], None] = print, apart: Iterable[Path] = ()) -> list[Tensor]:
     """Reads all photographs below `folder` whose sides are at least `minimum` pixels.
 
-    What lies in folders `apart` below it is left out. Unreadable, too small and too large files are skipped, and `report` is told how many. Raises `TrainingError` where nothing is left.
+    What lies in folders `apart` below it is left out. Unreadable, too small and too large files are skipped, and `report` is told how
+    many. Raises `TrainingError` where nothing is left.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; give one with photographs in it")

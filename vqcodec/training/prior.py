@@ -228,8 +228,9 @@ class PriorTrainer:
 
 
 def _per_pixel(levels: Sequence[Sequence[float]]) -> float:
-    """Bits per pixel from bits per position of each level and stage."""
-    return sum(sum(bits) / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
+    """Bits per pixel from bits per position of each level and stage; infinite where they are no number, which no minimum passes over."""
+    bits = sum(sum(bits) / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
+    return math.inf if math.isnan(bits) else bits
 
 
 @torch.no_grad()
