@@ -192,11 +192,23 @@ def test_a_resumed_training_equals_an_uninterrupted_one(stops: tuple[int, ...], 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "transform.safetensors"
     TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).save(checkpoint)
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(TrainingError, match=r"another preset .* --resume the options that it was started with$"):
         PriorTrainer(TINY, Schedule(10, FOREVER), CPU).load(checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="--resume"):
-        TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).load(checkpoint)
+    wider = replace(TINY.transform, widths=(12, 16, 16, 24))
+    with pytest.raises(TrainingError, match=r"another preset .* --resume the options that it was started with$"):
+        TransformTrainer(wider, Schedule(10, FOREVER), CPU).load(checkpoint)
+    for damaged in (checkpoint.read_bytes()[:1000], b"", save({"model.x": torch.zeros(1)})):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"cannot be read: .*--resume$"):
+            TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).load(checkpoint)
+
+
+def test_checkpoints_and_codes_that_cannot_be_written(tmp_path: Path) -> None:
+    trainer = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU)
+    with pytest.raises(TrainingError, match="check the disk"):
+        trainer.save(tmp_path / "none/transform.safetensors")
+    with pytest.raises(TrainingError, match="check the disk"):
+        save_codes(tmp_path / "none/codes.safetensors", [CodedImage([torch.zeros(1, 1, 1) for _ in range(3)], 0)], 7)
 
 
 class Timed:
@@ -320,6 +332,10 @@ def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     assert [image.quality for image in kept] == [image.quality for image in coded]
     assert all(torch.equal(a, b) for x, y in zip(kept, coded, strict=True) for a, b in zip(x.codes, y.codes, strict=True))
     assert load_codes(tmp_path / "codes.safetensors", 8) == load_codes(tmp_path / "other.safetensors", 7) == []
+    whole = (tmp_path / "codes.safetensors").read_bytes()
+    for damaged in (whole[:-1], whole[:100], b"", save({"0.0": kept[0].codes[0]}), whole.replace(b'"0.1"', b'"9.1"')):
+        (tmp_path / "codes.safetensors").write_bytes(damaged)
+        assert load_codes(tmp_path / "codes.safetensors", 7) == []
 
 
 def test_large_blocks_lie_apart_while_photographs_are_coded(monkeypatch: pytest.MonkeyPatch) -> None:

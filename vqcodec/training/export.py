@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnxscript import optimizer
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
@@ -147,8 +147,8 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
         made = Path(temporary)
         for file, graph in transform.graphs.items():
             (made / file).write_bytes(graph)
-        save_file(transform.weights, made / WEIGHTS)
-        save_file(integers, made / PRIOR)
+        (made / WEIGHTS).write_bytes(save(transform.weights))
+        (made / PRIOR).write_bytes(save(integers))
         config: ModelConfig = prior.config
         layout = max(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
         text = json.dumps({"format": layout, "name": name, "config": config.to_json(), **card}, indent=2)
