@@ -211,6 +211,21 @@ def test_checkpoints_and_codes_that_cannot_be_written(tmp_path: Path) -> None:
         save_codes(tmp_path / "none/codes.safetensors", [CodedImage([torch.zeros(1, 1, 1) for _ in range(3)], 0)], 7)
 
 
+def test_codes_are_split_alike_after_a_resume(tmp_path: Path) -> None:
+    trainer = TransformTrainer(TINY.transform, Schedule(1000, FOREVER), CPU)
+    trainer.started, trainer.step = True, SPLIT_STEPS - 1
+    for quantizer in trainer.model.quantizers:
+        quantizer.usage[:, 3], quantizer.usage[:, 5] = 50.0, 0.0
+    before = trainer.model.quantizers[2].codebooks.clone()
+    trainer.save(tmp_path / "transform.safetensors")
+    resumed = TransformTrainer(TINY.transform, Schedule(1000, FOREVER), CPU)
+    resumed.load(tmp_path / "transform.safetensors")
+    for each in (trainer, resumed):
+        each.prepare(lambda step: torch.zeros(()), 0.3)
+        assert not torch.equal(before[:, 5], each.model.quantizers[2].codebooks[:, 5])
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True))
+
+
 class Timed:
     """A training whose steps take a minute and whose saves three, on a clock of its own."""
 
