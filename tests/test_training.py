@@ -499,6 +499,15 @@ def test_neither_samples_nor_held_out_photographs_are_trained_on(out: str, tmp_p
         assert sides == ([[97], [98]] if valid.parent == below else [[98], [97]])
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--seed", "20251128123456"), ("--max-minutes", "nan"), ("--max-minutes", "inf")]
+)
+def test_numbers_that_a_training_cannot_have(option: str, value: str, tmp_path: Path) -> None:
+    result = vqcodec("train", "none", "--out", "out", option, value, cwd=tmp_path)
+    assert result.returncode == 2
+    assert option.encode() in result.stderr.splitlines()[-1]
+
+
 def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> None:
     train = ["train", photographs, "--out", "out", "--preset", "tiny", "--threads", "1"]
     first = vqcodec(*train, "--max-minutes", "0.1", cwd=tmp_path)
