@@ -20,20 +20,21 @@ import pytest
 from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
 from vqcodec.errors import ModelError, TrainingError
-from vqcodec.model import CARD, DECODE, IMPROVE, load_model, open_transform
+from vqcodec.model import CARD, DECODE, IMPROVE, WEIGHTS, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from PIL import Image as Pillow  # noqa: E402
+from safetensors.numpy import load_file as load_numpy  # noqa: E402
 from safetensors.torch import load_file, save  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model, export_transform, round_weights  # noqa: E402
+from vqcodec.training.export import ExportedTransform, export_model, export_transform, round_weights  # noqa: E402
 from vqcodec.training.improve import wanted_latents  # noqa: E402
 from vqcodec.training.loop import World, run  # noqa: E402
 from vqcodec.training.memory import large_blocks_apart  # noqa: E402
@@ -743,7 +744,8 @@ def test_an_interrupted_export_leaves_no_model(small: tuple[VQVAE, pixelcnn.Pixe
     shutil.copytree(small[2], folder)
     (folder / DECODE).unlink()
     (folder / DECODE).mkdir()  # which no file replaces
-    exported = export_transform(small[0])
+    graphs = {path.name: path.read_bytes() for path in small[2].glob("*.onnx")}
+    exported = ExportedTransform(graphs, load_numpy(small[2] / WEIGHTS))
     with pytest.raises(OSError, match=DECODE):
         export_model(exported, small[1], folder, "model", {})
     with pytest.raises(ModelError, match=CARD):
