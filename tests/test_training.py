@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
 from vqcodec.config import LevelConfig
-from vqcodec.errors import TrainingError
-from vqcodec.model import IMPROVE, load_model, open_transform
+from vqcodec.errors import ModelError, TrainingError
+from vqcodec.model import CARD, DECODE, IMPROVE, WEIGHTS, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
 torch = pytest.importorskip("torch", reason="training needs the extra 'train'")
 
 from PIL import Image as Pillow  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.numpy import load_file as load_numpy  # noqa: E402
+from safetensors.torch import load_file, save  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
-from vqcodec.training.export import export_model, export_transform, round_weights  # noqa: E402
+from vqcodec.training.export import ExportedTransform, export_model, export_transform, round_weights  # noqa: E402
 from vqcodec.training.improve import wanted_latents  # noqa: E402
-from vqcodec.training.loop import World  # noqa: E402
+from vqcodec.training.loop import World, run  # noqa: E402
+from vqcodec.training.memory import large_blocks_apart  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, varied  # noqa: E402
 from vqcodec.training.quantize import LOG2_E, ResidualQuantizer  # noqa: E402
-from vqcodec.training.schedule import Schedule  # noqa: E402
+from vqcodec.training.report import Silent  # noqa: E402
+from vqcodec.training.schedule import Clock, Schedule  # noqa: E402
 from vqcodec.training.start import QUALITY_SCALES, exported_prior, exported_weights  # noqa: E402
-from vqcodec.training.transform import TransformTrainer  # noqa: E402
+from vqcodec.training.train import TrainOptions, load_data, train  # noqa: E402
+from vqcodec.training.transform import SPLIT_STEPS, TransformTrainer  # noqa: E402
 from vqcodec.training.vqvae import VQVAE, flat  # noqa: E402
 from vqcodec.transform import PATHS  # noqa: E402
 
@@ -185,11 +193,85 @@ def test_a_resumed_training_equals_an_uninterrupted_one(stops: tuple[int, ...], 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "transform.safetensors"
     TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).save(checkpoint)
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(TrainingError, match=r"another preset .* --resume the options that it was started with$"):
         PriorTrainer(TINY, Schedule(10, FOREVER), CPU).load(checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="--resume"):
-        TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).load(checkpoint)
+    wider = replace(TINY.transform, widths=(12, 16, 16, 24))
+    with pytest.raises(TrainingError, match=r"another preset .* --resume the options that it was started with$"):
+        TransformTrainer(wider, Schedule(10, FOREVER), CPU).load(checkpoint)
+    for damaged in (checkpoint.read_bytes()[:1000], b"", save({"model.x": torch.zeros(1)})):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"cannot be read: .*--resume$"):
+            TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU).load(checkpoint)
+
+
+def test_checkpoints_and_codes_that_cannot_be_written(tmp_path: Path) -> None:
+    trainer = TransformTrainer(TINY.transform, Schedule(10, FOREVER), CPU)
+    with pytest.raises(TrainingError, match="check the disk"):
+        trainer.save(tmp_path / "none/transform.safetensors")
+    with pytest.raises(TrainingError, match="check the disk"):
+        save_codes(tmp_path / "none/codes.safetensors", [CodedImage([torch.zeros(1, 1, 1) for _ in range(3)], 0)], 7)
+
+
+def test_codes_are_split_alike_after_a_resume(tmp_path: Path) -> None:
+    trainer = TransformTrainer(TINY.transform, Schedule(1000, FOREVER), CPU)
+    trainer.started, trainer.step = True, SPLIT_STEPS - 1
+    for quantizer in trainer.model.quantizers:
+        quantizer.usage[:, 3], quantizer.usage[:, 5] = 50.0, 0.0
+    before = trainer.model.quantizers[2].codebooks.clone()
+    trainer.save(tmp_path / "transform.safetensors")
+    resumed = TransformTrainer(TINY.transform, Schedule(1000, FOREVER), CPU)
+    resumed.load(tmp_path / "transform.safetensors")
+    for each in (trainer, resumed):
+        each.prepare(lambda step: torch.zeros(()), 0.3)
+        assert not torch.equal(before[:, 5], each.model.quantizers[2].codebooks[:, 5])
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+class Timed:
+    """A training whose steps take a minute and whose saves three, on a clock of its own."""
+
+    world = CPU
+
+    def __init__(self, minutes: float, loss: float, monkeypatch: pytest.MonkeyPatch):
+        self.schedule, self.loss = Schedule(10**9, minutes), loss
+        self.step, self.minutes, self.now = 0, 0.0, 0
+        self.saved: list[tuple[int, float]] = []
+        monkeypatch.setattr("vqcodec.training.schedule.time", SimpleNamespace(monotonic=lambda: 60.0 * self.now))
+
+    def prepare(self, draw: Callable[[int], int], progress: float) -> None:
+        pass
+
+    def train_step(self, batch: int, progress: float) -> dict[str, torch.Tensor]:
+        self.now += 1
+        return {"loss": torch.tensor(self.loss)}
+
+    def save(self, path: Path) -> None:
+        self.saved.append((self.step, self.minutes))
+        self.now += 3
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(4, [(4, 4)]), (9, [(6, 6), (6, 9)]), (16, [(6, 6), (12, 15), (12, 18)])])
+def test_checkpoints_are_saved_now_and_then_and_at_the_end(
+    minutes: float, saved: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is at its end must be at its end after a resume."""
+    trainer = Timed(minutes, 1.0, monkeypatch)
+    assert list(run(trainer, lambda step: step, Path("none"))) == []
+    assert trainer.saved == saved
+    assert Clock(trainer.schedule, trainer.saved[-1][1]).progress(trainer.step) == 1
+
+
+@pytest.mark.parametrize(("minutes", "row_steps", "stop"), [(100, 2, 2), (100, 50, 6), (4, 50, 4)])
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_training_that_diverges_ends_before_it_is_saved(
+    minutes: float, row_steps: int, stop: int, loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a row of figures, at a checkpoint and at the end."""
+    monkeypatch.setattr("vqcodec.training.loop.ROW_STEPS", row_steps)
+    trainer = Timed(minutes, loss, monkeypatch)
+    with pytest.raises(TrainingError, match="--learning-rate"):
+        list(run(trainer, lambda step: step, Path("none")))
+    assert (trainer.step, trainer.saved) == (stop, [])
 
 
 def test_the_prior_learns(photographs: Path) -> None:
@@ -227,6 +309,18 @@ def test_a_level_that_got_worse_on_held_out_images_is_taken_from_before(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(trainer.average.parameters(), resumed.average.parameters(), strict=True))
 
 
+def test_weights_that_are_no_numbers_are_not_taken() -> None:
+    rng = np.random.default_rng(4)
+    held_out = [CodedImage([torch.from_numpy(codes.astype(np.int16)) for codes in random_codes(rng, TINY, 96, 64)], 5000)]
+    trainer = PriorTrainer(TINY, Schedule(10, FOREVER), CPU, held_out=held_out)
+    before = trainer.watch()
+    with torch.no_grad():
+        for parameter in trainer.average.parameters():
+            parameter.fill_(torch.nan)
+    assert trainer.finish() == before
+    assert all(parameter.isfinite().all() for parameter in trainer.average.parameters())
+
+
 def test_halfway_between_two_priors_is_taken_where_it_is_the_best() -> None:
     rng = np.random.default_rng(5)
     held_out = [CodedImage([torch.from_numpy(codes.astype(np.int16)) for codes in random_codes(rng, TINY, 96, 64)], 5000)]
@@ -254,6 +348,39 @@ def test_codes_are_kept_for_a_resume(photographs: Path, tmp_path: Path) -> None:
     assert [image.quality for image in kept] == [image.quality for image in coded]
     assert all(torch.equal(a, b) for x, y in zip(kept, coded, strict=True) for a, b in zip(x.codes, y.codes, strict=True))
     assert load_codes(tmp_path / "codes.safetensors", 8) == load_codes(tmp_path / "other.safetensors", 7) == []
+    whole = (tmp_path / "codes.safetensors").read_bytes()
+    for damaged in (whole[:-1], whole[:100], b"", save({"0.0": kept[0].codes[0]}), whole.replace(b'"0.1"', b'"9.1"')):
+        (tmp_path / "codes.safetensors").write_bytes(damaged)
+        assert load_codes(tmp_path / "codes.safetensors", 7) == []
+
+
+def test_large_blocks_lie_apart_while_photographs_are_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As glibc counts them."""
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("glibc from 2.33 on counts blocks")
+
+    class Counts(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")]
+        _fields_ += [(name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+    libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Counts, ctypes.c_void_p, [ctypes.c_void_p]
+
+    def apart() -> int:
+        before = libc.mallinfo2().hblks
+        block = libc.malloc(3 << 20)
+        count = libc.mallinfo2().hblks - before
+        libc.free(block)
+        return int(count)
+
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    apart()  # glibc raises its threshold to what is freed
+    with large_blocks_apart():
+        assert apart() == 1
+    assert apart() == 0
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "33554432")
+    with large_blocks_apart():
+        assert apart() == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 700), (384, 390), (480, 900), (97, 96)])
@@ -350,6 +477,36 @@ def test_skipped_files_are_counted_and_empty_folders_refused(photographs: Path, 
         load_images(tmp_path, 96)
     with pytest.raises(TrainingError, match="not a folder"):
         load_images(tmp_path / "missing", 96)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_without_checkpoints_is_not_replaced(resume: bool, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / CARD).touch()
+    with pytest.raises(TrainingError, match="holds a model"):
+        train(photographs, tmp_path, TrainOptions(preset="tiny", max_minutes=0.05, resume=resume), Silent())
+    assert [path.name for path in tmp_path.iterdir()] == [CARD]
+
+
+@pytest.mark.parametrize("out", ["photographs", "photographs/model", "."])
+def test_neither_samples_nor_held_out_photographs_are_trained_on(out: str, tmp_path: Path) -> None:
+    folder, checkpoints = tmp_path / "photographs", tmp_path / out / "checkpoints"
+    (folder / "valid").mkdir(parents=True)
+    checkpoints.mkdir(parents=True)
+    for path, side in ((folder / "a.png", 97), (folder / "valid/b.png", 98), (checkpoints / "samples.png", 99)):
+        Pillow.fromarray(noise(side, side)).save(path)
+    for below, valid in ((folder, folder / "valid"), (folder / "valid", folder)):
+        data = load_data(below, tmp_path / out, TrainOptions(preset="tiny", valid=valid), Silent())
+        sides = [[image.shape[1] for image in images] for images in data]
+        assert sides == ([[97], [98]] if valid.parent == below else [[98], [97]])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--seed", "20251128123456"), ("--max-minutes", "nan"), ("--max-minutes", "inf")]
+)
+def test_numbers_that_a_training_cannot_have(option: str, value: str, tmp_path: Path) -> None:
+    result = vqcodec("train", "none", "--out", "out", option, value, cwd=tmp_path)
+    assert result.returncode == 2
+    assert option.encode() in result.stderr.splitlines()[-1]
 
 
 def test_train_through_the_command_line(photographs: Path, tmp_path: Path) -> None:
@@ -581,6 +738,23 @@ def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
 
 
+def test_an_interrupted_export_leaves_no_model(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:
+    """And not new files beside old ones."""
+    folder = tmp_path / "model"
+    shutil.copytree(small[2], folder)
+    (folder / DECODE).unlink()
+    (folder / DECODE).mkdir()  # which no file replaces
+    graphs = {path.name: path.read_bytes() for path in small[2].glob("*.onnx")}
+    exported = ExportedTransform(graphs, load_numpy(small[2] / WEIGHTS))
+    with pytest.raises(OSError, match=DECODE):
+        export_model(exported, small[1], folder, "model", {})
+    with pytest.raises(ModelError, match=CARD):
+        load_model(folder)
+    (folder / DECODE).rmdir()
+    export_model(exported, small[1], folder, "model", {})
+    assert load_model(folder).id == load_model(small[2]).id
+
+
 def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, expected in (({"avx512_bf16": True}, True), ({"avx512_bf16": False, "avx2": True}, False), ({}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
@@ -588,16 +762,23 @@ def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch: pytest.Mo
             assert torch.is_autocast_enabled("cpu") is expected
 
 
-def test_two_processes_average_to_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.gradients", str(tmp_path / "two.safetensors")]
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path: Path) -> None:
+    """Gradients, and codebooks that are moving averages."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.gradients", str(two)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment, capture_output=True, timeout=300)
-    gradients.write(CPU, tmp_path / "one.safetensors")
-    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
-    assert one.keys() == two.keys()
-    for name, gradient in one.items():
-        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * one[name].abs().max().item() + 1e-8), name
+    gradients.write(CPU, one)
+    for name, *others in (("gradients", "gradients"), ("codebooks-0", "codebooks-0", "codebooks-1")):
+        expected = load_file(one / f"{name}.safetensors")
+        for other in others:
+            found = load_file(two / f"{other}.safetensors")
+            assert expected.keys() == found.keys()
+            for key, tensor in expected.items():
+                largest = tensor.abs().max().item() if tensor.numel() else 0.0
+                assert torch.allclose(tensor, found[key], rtol=1e-3, atol=1e-5 * largest + 1e-8), (other, key)
 
 
 def test_a_search_with_more_paths_finds_cheaper_codes() -> None:

@@ -66,7 +66,7 @@ class WrongModelError(ModelError):
 
 
 class TrainingError(VQCodecError):
-    """Training cannot start: no usable images, or a checkpoint that does not fit."""
+    """Training cannot start or go on: no usable images, a checkpoint that does not fit or cannot be written, figures not finite."""
 
 
 class BenchError(VQCodecError):

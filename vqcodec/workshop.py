@@ -24,14 +24,21 @@ from vqcodec.options import FORCE, MODEL, POSITIVE, naming, number, reports_erro
 @click.option(
     "--preset", type=click.Choice(["default", "vqvae", "vqvae2", "tiny"]), default="default", show_default=True, help="Network and recipe."
 )
-@click.option("--max-minutes", type=click.FloatRange(0.05), default=120, show_default=True, help="Time for transform and prior together.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0.05),
+    default=120,
+    show_default=True,
+    callback=number,
+    help="Time for transform and prior together.",
+)
 @click.option("--valid", metavar="DIR", type=click.Path(path_type=Path), help="Photographs to report on; default: a few of DIR, held out.")
 @click.option("--from", "start", metavar="MODEL_DIR", type=click.Path(path_type=Path), help="Start from this model.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Crops a step, of each process.")
 @click.option("--crop", type=click.IntRange(64), help="Pixels a side, a multiple of 32. [default: the preset's]")
 @click.option("--learning-rate", type=POSITIVE, callback=number, help="Of the transform's networks; default: the preset's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's choice.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and crops.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of weights and crops.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile; default: on accelerators alone.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoints in MODEL_DIR.")
 @reports_errors

@@ -5,7 +5,7 @@ Shapes: images uint8 `(3, H, W)`, batches float32 `(B, 3, crop, crop)` in [0, 1]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,21 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 RESCALE = (0.6, 1.0)  # of each side, at random: hides the 8x8 grid of JPEG sources and varies sharpness
 
 
-def load_images(folder: Path, minimum: int, report: Callable[[str], None] = print) -> list[Tensor]:
+def load_images(folder: Path, minimum: int, report: Callable[[str], None] = print, apart: Iterable[Path] = ()) -> list[Tensor]:
     """Reads all photographs below `folder` whose sides are at least `minimum` pixels.
 
-    Unreadable, too small and too large files are skipped, and `report` is told how many. Raises `TrainingError` where nothing is left.
+    What lies in folders `apart` below it is left out. Unreadable, too small and too large files are skipped, and `report` is told how
+    many. Raises `TrainingError` where nothing is left.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder; give one with photographs in it")
     images: list[Tensor] = []
     skipped = 0
+    top = folder.resolve()
+    others = [other for other in (path.resolve() for path in apart) if top in other.parents]
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+        if any(other in path.resolve().parents for other in others):
+            continue
         try:
             pixels = image.read(path.read_bytes(), path.name)
         except (OSError, ImageError, LimitError):

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnxscript import optimizer
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
@@ -136,7 +136,10 @@ def _pixels(image: Tensor) -> Tensor:
 
 
 def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, name: str, card: dict[str, Any]) -> None:
-    """Writes the model folder, replacing what is there of a model; `card` is what else `model.json` should say."""
+    """Writes the model folder, replacing what is there of a model; `card` is what else `model.json` should say.
+
+    While files are replaced there is no `model.json`: what an interruption leaves is no model, instead of parts of two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     integers = prior.export()
     Prior.from_tensors(integers, prior.config)  # refuses what the codec would refuse
@@ -144,17 +147,18 @@ def export_model(transform: ExportedTransform, prior: PixelCNN, folder: Path, na
         made = Path(temporary)
         for file, graph in transform.graphs.items():
             (made / file).write_bytes(graph)
-        save_file(transform.weights, made / WEIGHTS)
-        save_file(integers, made / PRIOR)
+        (made / WEIGHTS).write_bytes(save(transform.weights))
+        (made / PRIOR).write_bytes(save(integers))
         config: ModelConfig = prior.config
         layout = max(number for number, names in LAYOUTS.items() if {*names} == {*transform.graphs, WEIGHTS, PRIOR})
         text = json.dumps({"format": layout, "name": name, "config": config.to_json(), **card}, indent=2)
         (made / CARD).write_text(text + "\n", encoding="utf-8")
-        for path in made.iterdir():
+        (folder / CARD).unlink(missing_ok=True)
+        for name in {name for names in LAYOUTS.values() for name in names} - {*LAYOUTS[layout]}:
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == CARD):
             path.chmod(0o644)
             path.replace(folder / path.name)
-    for name in {name for names in LAYOUTS.values() for name in names} - {*LAYOUTS[layout]}:
-        (folder / name).unlink(missing_ok=True)
 
 
 def export_transform(transform: VQVAE) -> ExportedTransform:

@@ -6,6 +6,7 @@ gradients are averaged, and whatever else must agree (the clock, k-means starts,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vqcodec.errors import TrainingError
 from vqcodec.training.schedule import Clock, Schedule
 
 Batch = TypeVar("Batch", contravariant=True)
@@ -96,7 +98,10 @@ class Trainer(Protocol[Batch]):
 
 
 def run(trainer: Trainer[Batch], draw: Callable[[int], Batch], checkpoint: Path) -> Iterator[Row]:
-    """Trains to the end of the schedule on the batches `draw(step)`; yields figures, averaged over `ROW_STEPS` steps."""
+    """Trains to the end of the schedule on the batches `draw(step)`; yields figures, averaged over `ROW_STEPS` steps.
+
+    Raises `TrainingError` where figures are not finite, before anything of it is saved.
+    """
     world, clock = trainer.world, Clock(trainer.schedule, trainer.minutes)
     saved, count = clock.minutes(), 0
     sums: dict[str, Tensor] = {}
@@ -107,13 +112,24 @@ def run(trainer: Trainer[Batch], draw: Callable[[int], Batch], checkpoint: Path)
             sums[key] = sums[key] + value if key in sums else value
         trainer.step, count, trainer.minutes = trainer.step + 1, count + 1, clock.minutes()
         if count == ROW_STEPS:
-            means = {key: value.item() / count for key, value in sums.items()}
-            yield {"step": trainer.step, "minutes": trainer.minutes, "progress": progress, **means}
+            yield {"step": trainer.step, "minutes": trainer.minutes, "progress": progress, **_means(sums, count)}
             sums, count = {}, 0
         if clock.minutes() - saved > SAVE_MINUTES:
+            _means(sums, count)
             _save(trainer, checkpoint)
             saved = clock.minutes()
+    _means(sums, count)
+    trainer.minutes = clock.minutes()  # a save before may have taken long: what is at its end must be at its end after a resume
     _save(trainer, checkpoint)
+
+
+def _means(sums: dict[str, Tensor], count: int) -> Row:
+    """Figures of one step; raises `TrainingError` where they are not finite: then the weights soon are not, or already."""
+    means = {key: value.item() / count for key, value in sums.items()}
+    for key, mean in means.items():
+        if not math.isfinite(mean):
+            raise TrainingError(f"the training has diverged ({key} is {mean}); lower --learning-rate and --resume from the last checkpoint")
+    return means
 
 
 def _save(trainer: Trainer[Any], checkpoint: Path) -> None:

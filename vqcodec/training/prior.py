@@ -7,7 +7,6 @@ Loss: bits per pixel under the prior, each image divided by `lambda ** BALANCE` 
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,13 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from vqcodec.config import DEFAULT_EFFORT, LEVEL_STRIDES, QUALITY_STEPS, ModelConfig
-from vqcodec.training.checkpoint import load_checkpoint, save_checkpoint
+from vqcodec.training.checkpoint import UNREADABLE, load_checkpoint, read_tensors, save_checkpoint, write_tensors
 from vqcodec.training.data import RESCALE, pad_to_multiple
 from vqcodec.training.loop import World
 from vqcodec.training.pixelcnn import PixelCNN, Tensors
@@ -228,8 +225,9 @@ class PriorTrainer:
 
 
 def _per_pixel(levels: Sequence[Sequence[float]]) -> float:
-    """Bits per pixel from bits per position of each level and stage."""
-    return sum(sum(bits) / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
+    """Bits per pixel from bits per position of each level and stage; infinite where they are no number, which no minimum passes over."""
+    bits = sum(sum(bits) / stride**2 for bits, stride in zip(levels, LEVEL_STRIDES, strict=True))
+    return math.inf if math.isnan(bits) else bits
 
 
 @torch.no_grad()
@@ -250,19 +248,16 @@ def evaluate_prior(prior: PixelCNN, images: Sequence[CodedImage]) -> list[list[f
 def save_codes(path: Path, images: Sequence[CodedImage], transform_step: int) -> None:
     """Keeps coded images, so that a resumed training goes on with the very same ones."""
     tensors = {f"{i}.{level}": codes.contiguous() for i, image in enumerate(images) for level, codes in enumerate(image.codes)}
-    state = {"transform_step": transform_step, "qualities": [image.quality for image in images]}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, {"state": json.dumps(state)})
-    temporary.replace(path)
+    write_tensors(path, tensors, {"transform_step": transform_step, "qualities": [image.quality for image in images]})
 
 
 def load_codes(path: Path, transform_step: int) -> list[CodedImage]:
-    """Reads what `save_codes` wrote; nothing where there is no such file, or one of another step of the transform."""
-    if not path.exists():
-        return []
-    with safe_open(path, "pt") as file:
-        state = json.loads((file.metadata() or {})["state"])
+    """Reads what `save_codes` wrote; nothing where there is no such file that can be read, or one of another step of the transform."""
+    try:
+        tensors, state = read_tensors(path)
         if state["transform_step"] != transform_step:
             return []
         levels = range(len(LEVEL_STRIDES))
-        return [CodedImage([file.get_tensor(f"{i}.{level}") for level in levels], q) for i, q in enumerate(state["qualities"])]
+        return [CodedImage([tensors[f"{i}.{level}"] for level in levels], q) for i, q in enumerate(state["qualities"])]
+    except (*UNREADABLE, KeyError):
+        return []

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,19 +126,21 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _count(self, chosen: Tensor) -> None:
+        """Usage as a moving average."""
+        new = torch.zeros_like(self.usage)
         for stage, codes in enumerate(chosen.T):
-            used = torch.full(codes.shape, 0.01, device=codes.device)
-            self.usage[stage].mul_(0.99).index_add_(0, codes, used)
+            new[stage].index_add_(0, codes, torch.full(codes.shape, 0.01, device=codes.device))
+        self.usage.mul_(0.99).add_(_of_all(new))
 
     @torch.no_grad()
     def _move(self, latents: Tensor, codes: Tensor) -> None:
         """Codebooks as moving averages of what was assigned to them (van den Oord et al. 2017, appendix A.1)."""
-        residual = latents.clone()
+        new, residual = torch.zeros_like(self.sums), latents.clone()
         for stage, chosen in enumerate(codes.T):
-            taken = self.codebooks[stage][chosen]
-            self.sums[stage].mul_(0.99).index_add_(0, chosen, 0.01 * residual)
-            self.codebooks[stage] = self.sums[stage] / self.usage[stage].clamp(min=1e-5)[:, None]
-            residual -= taken
+            new[stage].index_add_(0, chosen, 0.01 * residual)
+            residual -= self.codebooks[stage][chosen]
+        self.sums.mul_(0.99).add_(_of_all(new))
+        self.codebooks.copy_(self.sums / self.usage.clamp(min=1e-5)[..., None])
 
     def used(self) -> Tensor:
         """The effective number of codes, as a fraction: the perplexity of their usage over their number, mean over stages."""
@@ -217,6 +220,13 @@ class ResidualQuantizer(nn.Module):
             usage[dead] = usage[parents]
             replaced += len(dead)
         return replaced
+
+
+def _of_all(sums: Tensor) -> Tensor:
+    """The sums over all processes that train together, so that their moving averages are those of one with the joint batch."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+    return sums
 
 
 def filled(rows: Tensor) -> Tensor:

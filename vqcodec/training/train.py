@@ -18,11 +18,12 @@ from torch import Tensor
 
 from vqcodec import __version__, codec, metrics
 from vqcodec.errors import TrainingError
-from vqcodec.model import load_model, open_transform
+from vqcodec.model import CARD, load_model, open_transform
 from vqcodec.training.adapt import fit, gather
 from vqcodec.training.data import CropSampler, load_images
 from vqcodec.training.export import export_model, export_transform, with_basis
 from vqcodec.training.loop import SAVE_MINUTES, Row, World, run
+from vqcodec.training.memory import large_blocks_apart
 from vqcodec.training.presets import PRESETS, Preset
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, load_codes, save_codes
 from vqcodec.training.report import Display, Silent, write_row, write_samples
@@ -74,18 +75,21 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     """Trains a model on the photographs below `folder` and exports it to `out`.
 
     Checkpoints, logs and sample pictures lie in `out/checkpoints`; `resume` continues from them and starts anew where there are
-    none. Under `torchrun` all processes train together. Raises `TrainingError` for an unusable folder and for checkpoints that
-    would be overwritten or do not fit.
+    none. Under `torchrun` all processes train together. Raises `TrainingError` for an unusable folder and for checkpoints or a
+    model that would be overwritten, or checkpoints that do not fit.
     """
     checkpoints = out / "checkpoints"
-    if not options.resume and any(checkpoints.glob("*.safetensors")):
+    begun = any(checkpoints.glob("*.safetensors"))
+    if begun and not options.resume:
         raise TrainingError(f"{checkpoints} holds an earlier training; continue it with --resume, or choose another --out")
+    if (out / CARD).exists() and not begun:
+        raise TrainingError(f"{out} holds a model and no checkpoints; choose another --out, or move the model away")
     if options.threads:
         torch.set_num_threads(options.threads)
         os.environ["VQCODEC_THREADS"] = str(options.threads)  # of the exported model, which encodes the photographs for the prior
     world = World.join()
     display = display if world.first else Silent()
-    images, held_out = load_data(folder, options, display)
+    images, held_out = load_data(folder, out, options, display)
     checkpoints.mkdir(parents=True, exist_ok=True)
 
     transform = train_transform(images, held_out, checkpoints, options, world, display)
@@ -96,7 +100,8 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     encoder = transform.average if world.device.type == "cuda" else open_transform(transform.average.config, *exported)
     coded = load_codes(checkpoints / "codes.safetensors", transform.step)
     if not coded:
-        coded = list(encode_images(encoder, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
+        with large_blocks_apart():
+            coded = list(encode_images(encoder, images, options.seed + world.rank, options.max_minutes * CODES_SHARE))
         if world.size == 1:
             save_codes(checkpoints / "codes.safetensors", coded, transform.step)
     display.line(f"prior: {len(coded)} codings of photographs")
@@ -109,7 +114,8 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     card["training"]["bits_per_position_held_out"] = prior.finish()
     config = transform.average.config
     if config.adaptations:
-        samples = list(gather(open_transform(config, *exported), images, options.seed, options.max_minutes * ADAPTATION_SHARE))
+        with large_blocks_apart():
+            samples = list(gather(open_transform(config, *exported), images, options.seed, options.max_minutes * ADAPTATION_SHARE))
         exported = with_basis(exported, fit(samples, config))
         card["training"]["adaptation_pieces"] = len(samples)
     export_model(exported, prior.average, out, out.resolve().name, card)
@@ -118,12 +124,13 @@ def train(folder: Path, out: Path, options: TrainOptions, display: Display) -> N
     display.line(f"model written to {out}; use it with --model {out}")
 
 
-def load_data(folder: Path, options: TrainOptions, display: Display) -> tuple[list[Tensor], list[Tensor]]:
-    """The photographs to train on and those to report on."""
+def load_data(folder: Path, out: Path, options: TrainOptions, display: Display) -> tuple[list[Tensor], list[Tensor]]:
+    """The photographs to train on and those to report on; a folder within another is not part of it, nor are a training's pictures."""
     crop = options.crop or options.chosen.crop
-    images = load_images(folder, crop, display.line)
+    apart = [out, out / "checkpoints", *([options.valid] if options.valid else [])]
+    images = load_images(folder, crop, display.line, apart)
     if options.valid is not None:
-        held_out = load_images(options.valid, crop, display.line)
+        held_out = load_images(options.valid, crop, display.line, [out, out / "checkpoints", folder])
     elif len(images) > 1:
         held_out, images = images[::HELD_OUT], [x for i, x in enumerate(images) if i % HELD_OUT]
     else:

@@ -92,6 +92,7 @@ class TransformTrainer:
         if not self.started and (self.plain or self.continued or progress >= WARMUP):
             self.kmeans_start([draw(-1 - index) for index in range(GROWTH_BATCHES if self.continued else START_BATCHES)])
         elif self.started and not self.plain and progress < SPLIT_END and self.step % SPLIT_STEPS == SPLIT_STEPS - 1:
+            torch.manual_seed(self.schedule.seed * 1_000_003 - 1 - self.step)  # nor may what is split depend on it
             for quantizer in self.model.quantizers:
                 quantizer.split_dead(0.02)
                 self.world.share([*quantizer.parameters(), *quantizer.buffers()])
