@@ -44,7 +44,7 @@ def plan(inputs: Sequence[str], options: Options, suffix: str, out_dir: str | No
             target = str((Path(out_dir) / relative if out_dir is not None else path).with_suffix(suffix))
             jobs.setdefault((os.path.realpath(path), os.path.realpath(target)), Job(str(path), target))
     if not jobs:
-        raise ImageError(f"{nothing} {' '.join(inputs)}; name pictures, or a directory that holds some")
+        raise ImageError(f"{nothing} {' '.join(inputs)}; name files, or a directory that holds some")
     return list(jobs.values())
 
 

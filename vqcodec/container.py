@@ -81,7 +81,8 @@ class Extras(NamedTuple):
 class Container:
     """What a `.vq` file holds. `quality` is in hundredths; `model_id` has `MODEL_ID_BYTES` bytes.
 
-    `sections` are the levels, coarse to fine, and then the optional ones in order of their types.
+    `sections` are the levels, coarse to fine, and then the optional ones in order of their types. `lacking` names the alpha and metadata
+    that the header announces and a file that ends early no longer has.
     """
 
     model_id: bytes
@@ -90,6 +91,7 @@ class Container:
     quality: int
     sections: tuple[Section, ...]
     gray: bool = False
+    lacking: tuple[str, ...] = ()
 
     @property
     def levels(self) -> list[bytes]:
@@ -121,15 +123,9 @@ def unpack(data: bytes, levels: int = LEVEL_SECTIONS) -> Container:
     Raises `BadMagicError`, `UnsupportedVersionError`, `TruncatedError`, `DamagedError` or `LimitError`.
     """
     head, flags = _beginning(data)
-    return replace(head, sections=_sections(data, head.sections, flags, levels))
-
-
-def cut_off(data: bytes, levels: int) -> list[str]:
-    """The alpha and metadata that the header announces and a file that ends early no longer has, by name. Raises as `unpack` does."""
-    _, flags = _beginning(data)
-    held = {section.kind for section in unpack(data, levels).sections}
-    lacking = (SECTION_TYPES[kind] for kind in _kinds(flags) if kind not in held)
-    return [name for name in lacking if name in ("alpha", *Metadata._fields)]
+    sections = _sections(data, head.sections, flags, levels)
+    missing = (SECTION_TYPES[kind] for kind in _kinds(flags)[len(sections) :])
+    return replace(head, sections=sections, lacking=tuple(name for name in missing if name in ("alpha", *Metadata._fields)))
 
 
 def salvage(data: bytes) -> tuple[Container, list[str]]:

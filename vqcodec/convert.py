@@ -110,9 +110,9 @@ def _decompress(data: bytes, job: Job, options: DecompressOptions) -> tuple[byte
     suffix = _suffix(job, options)
     image.check_suffix(suffix)
     pixels = codec.decompress(data, options.model, options.levels, options.max_pixels)
-    lacking = container.cut_off(data, options.levels)
-    notices = (f"ends before its {', '.join(lacking)}; the picture is without",) if lacking else ()
-    return image.write(pixels, suffix, codec.read_metadata(data, options.levels)), pixels, notices
+    held = container.unpack(data, options.levels)
+    notices = (f"ends before its {', '.join(held.lacking)}; the picture is without",) if held.lacking else ()
+    return image.write(pixels, suffix, held.extras.metadata), pixels, notices
 
 
 def _salvage(data: bytes, job: Job, options: DecompressOptions) -> tuple[bytes, Image, tuple[str, ...]]:

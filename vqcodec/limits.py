@@ -13,11 +13,11 @@ INPUT_PIXEL_BYTES = 16  # the largest pixel there is: four floats
 INPUT_BYTES = 1 << 26  # of an input file beside its pixels
 
 
-def check_pixels(width: int, height: int, limit: int, name: str = "the picture") -> None:
-    """Raises `LimitError` for a picture of more than `limit` pixels."""
+def check_pixels(width: int, height: int, limit: int, name: str = "the picture", advice: str = "") -> None:
+    """Raises `LimitError` for a picture of more than `limit` pixels; the `advice` is to raise the limit unless given."""
     if width * height > limit:
-        asked = f"{name} has {width} x {height} pixels, more than the limit of {limit}"
-        raise LimitError(f"{asked}; if you trust it, raise the limit (--max-pixels {width * height}, or the argument max_pixels)")
+        raising = f"if you trust it, raise the limit (--max-pixels {width * height}, or the argument max_pixels)"
+        raise LimitError(f"{name} has {width} x {height} pixels, more than the limit of {limit}; {advice or raising}")
 
 
 def check_metadata(name: str, length: int) -> None:

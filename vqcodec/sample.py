@@ -14,13 +14,14 @@ from vqcodec import bitstream, container
 from vqcodec.codec import ModelLike, find_model, open_model
 from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import LEVELS, QUALITY_STEPS
-from vqcodec.errors import LimitError
 from vqcodec.layers import Array
-from vqcodec.limits import MAX_PIXELS
+from vqcodec.limits import MAX_PIXELS, check_pixels
 from vqcodec.model import Model, quality_steps
 from vqcodec.prior import LENGTH
 from vqcodec.scan import scan
 from vqcodec.tiles import Image
+
+SMALLER = "draw a smaller picture"  # nothing raises the limit here
 
 
 def sample(height: int, width: int, quality: float = 50, seed: int = 0, model: ModelLike = "default") -> Image:
@@ -30,7 +31,7 @@ def sample(height: int, width: int, quality: float = 50, seed: int = 0, model: M
     """
     if min(height, width) < 1:
         raise ValueError(f"a picture of {width} x {height} pixels has nothing in it")
-    _check_size(width, height)
+    check_pixels(width, height, MAX_PIXELS, advice=SMALLER)
     opened, steps = open_model(model), quality_steps(quality)
     codes = draw(opened, height, width, steps, np.random.default_rng(seed), [])
     return opened.transform.decode(codes, height, width, steps)
@@ -44,17 +45,11 @@ def sample_from(data: bytes, keep: int, seed: int = 0, model: ModelLike | None =
     if not 1 <= keep < len(LEVELS):
         raise ValueError(f"keep {keep} lies outside 1..{len(LEVELS) - 1}")
     held = container.unpack(data, keep)
-    _check_size(held.width, held.height)
+    check_pixels(held.width, held.height, MAX_PIXELS, advice=SMALLER)
     opened = find_model(held.model_id, model)
     kept = bitstream.read(opened.prior, held.levels[:keep], held.height, held.width, held.quality)[:keep]
     codes = draw(opened, held.height, held.width, held.quality, np.random.default_rng(seed), kept)
     return opened.transform.decode(codes, held.height, held.width, held.quality)
-
-
-def _check_size(width: int, height: int) -> None:
-    """Refuses more pixels than any picture has here: nothing raises this limit."""
-    if width * height > MAX_PIXELS:
-        raise LimitError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}; draw a smaller picture")
 
 
 def draw(model: Model, height: int, width: int, quality: int, random: np.random.Generator, given: Sequence[CodeMap]) -> Codes:
