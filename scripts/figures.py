@@ -41,7 +41,7 @@ def block(results: dict[str, Any], thorough: dict[str, Any]) -> str:
         [
             measured(results),
             quality_table(ours, {name: curves[name] for name in codecs}),
-            rate_table(results["summary"]["rates"], {rate["anchor"]: rate for rate in thorough["summary"]["rates"]}, curves, set(codecs)),
+            rate_table(results["summary"]["rates"], {rate["anchor"]: rate for rate in thorough["summary"]["rates"]}, curves, published),
             command_times(results["rows"], results["head"]["machine"]["cores"], results["head"]["codecs"][OURS]),
             longer_search(thorough),
         ]
@@ -70,15 +70,20 @@ def quality_table(ours: list[Point], peers: dict[str, Curve]) -> str:
     return table(names, rows)
 
 
-def rate_table(rates: list[dict[str, Any]], longer: dict[str, dict[str, Any]], curves: dict[str, Curve], measured_here: set[str]) -> str:
+def rate_table(rates: list[dict[str, Any]], longer: dict[str, dict[str, Any]], curves: dict[str, Curve], others: dict[str, list[Point]]) -> str:
     """BD-rates, those of the longer search by the codecs' names, and the rates at which ours has the higher PSNR."""
     rows = []
     for rate in rates:
         name = rate["anchor"]
-        shown = NAMES.get(name, name) if name in measured_here else f"{name}, published"
+        shown = f"{name}, {origin(others[name])}" if name in others else NAMES.get(name, name)
         bounds = "-" if rate["percent"] is None else f"{rate['low']:.1f} to {rate['high']:.1f} dB"
         rows.append([shown, percent(rate), percent(longer[name]) if name in longer else "-", bounds, ahead(curves[OURS], curves[name])])
     return table(["against", "BD-rate", "with `--effort 9`", "over", "vqcodec has the higher PSNR"], rows)
+
+
+def origin(points: list[Point]) -> str:
+    """Whether figures of others are a paper's, or were measured without this code (bench/reference/README.md)."""
+    return "measured elsewhere" if points[0]["source"].startswith("measured") else "published"
 
 
 def percent(rate: dict[str, Any]) -> str:
