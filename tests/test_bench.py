@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -59,7 +60,8 @@ def test_rows_equal_what_the_command_line_produces(dataset: Path, tmp_path: Path
         for setting in settings
         for name in ("cat.png", "more/cup, hot.png")
     }
-    assert set(head) == {"machine", "versions", "dataset", "codecs"}
+    assert set(head) == {"machine", "versions", "dataset", "codecs", "pictures"}
+    assert all(hashlib.sha256((dataset / name).read_bytes()).hexdigest().startswith(head["pictures"][name]) for name in head["pictures"])
     assert set(head["codecs"]["jpeg"]) == {"library", "knob", "fixed", "commit", "started", "load", "jobs"}
     assert (head["dataset"], head["codecs"]["jpeg"]["fixed"]) == ("set", "optimised, progressive, 4:2:0")
     for row in (row for row in rows if row.codec == "vqcodec"):
@@ -176,6 +178,24 @@ def test_resume_never_mixes_machines_or_datasets(fact: str, found: str, dataset:
     table.write_text(re.sub(rf"# {fact}: .*", f'# {fact}: "other"', table.read_text()))
     with pytest.raises(BenchError, match=f"{found}; name another --out"):
         measured(plan(dataset, resume=True, again=("vqcodec", "jpeg")))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_resume_refuses_rows_of_a_picture_that_was_another_one(dataset: Path, tmp_path: Path) -> None:
+    jpeg = replace(plan(dataset), codecs=("jpeg",), settings={"jpeg": (10,)})
+    measured(jpeg)
+    table, good = jpeg.table, (dataset / "cat.png").read_bytes()
+    (dataset / "new.png").write_bytes(good)
+    rows, _, _ = measured(replace(jpeg, resume=True))
+    assert {row.image for row in rows} == set(read_file(table)[0]["pictures"]) == {"cat.png", "more/cup, hot.png", "new.png"}
+    (dataset / "cat.png").write_bytes((dataset / "more" / "cup, hot.png").read_bytes())
+    before = table.read_bytes()
+    with pytest.raises(BenchError, match=r"was measured when cat\.png had other bytes; name another --out"):
+        measured(replace(jpeg, resume=True))
+    assert table.read_bytes() == before
+    assert measured(replace(jpeg, resume=True, again=("jpeg",)))[0]  # nothing is left of the earlier picture
+    table.write_text(re.sub("# pictures: .*\n", "", before.decode()))  # as an earlier version wrote it
+    assert measured(replace(jpeg, resume=True))[0] == rows
 
 
 @pytest.mark.usefixtures("no_report")

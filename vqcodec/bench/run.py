@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from vqcodec.errors import BenchError, MissingLibraryError
 Tell = Callable[[str], None]  # prints a line
 Bar = Callable[..., Any]  # click.progressbar, or what looks like it
 WORDS = ("library", "knob", "fixed")  # of a codec: where one of them differs, its rows are another codec's
+DIGITS = 16  # of a picture's SHA-256, in the table's head
 
 
 def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
@@ -30,7 +33,8 @@ def bench(plan: Plan, tell: Tell, bar: Bar) -> list[str]:
     reference = read_reference(plan.reference) if plan.reference else []
     coders = _open_all(plan, tell)
     now = moment() | {"jobs": plan.jobs}
-    head = describe() | {"dataset": plan.dataset.resolve().name, "codecs": {c.name: _words(c) | now for c in coders}}
+    codecs = {coder.name: _words(coder) | now for coder in coders}
+    head = describe() | {"dataset": plan.dataset.resolve().name, "codecs": codecs, "pictures": digests(pictures)}
     rows = _begin(plan, head)
     if rows:
         tell(f"{len(rows)} rows are there already")
@@ -92,7 +96,9 @@ def _begin(plan: Plan, head: dict[str, Any]) -> list[Row]:
         kept = {name: facts for name, facts in old["codecs"].items() if name not in plan.again}
         _check_same(plan.table, old | {"codecs": kept}, head)
         rows = [row for row in found if row.codec in kept]
-        head = head | {"codecs": head["codecs"] | kept}
+        seen = old.get("pictures", {})
+        _check_pictures(plan.table, seen, head["pictures"], {row.image for row in rows})
+        head = head | {"codecs": head["codecs"] | kept, "pictures": seen | head["pictures"]}
     plan.out.mkdir(parents=True, exist_ok=True)
     start_file(plan.table, head, rows)
     return rows
@@ -107,6 +113,22 @@ def _check_same(table: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if changed:
         names = ",".join(changed)
         raise BenchError(f"{table} has rows of another {names}: measure anew with --resume --again {names}, or name another --out")
+
+
+def _check_pictures(table: Path, old: dict[str, str], new: dict[str, str], measured: set[str]) -> None:
+    """Refuses to mix rows of pictures that only share their names. A table of an earlier version does not tell."""
+    if changed := sorted(name for name in measured & old.keys() & new.keys() if old[name] != new[name]):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise BenchError(f"{table} was measured when {changed[0]}{more} had other bytes; name another --out")
+
+
+def digests(pictures: dict[str, Path]) -> dict[str, str]:
+    """The first digits of each picture's SHA-256; none of one that cannot be read, which measuring will say."""
+    found: dict[str, str] = {}
+    for name, path in pictures.items():
+        with suppress(OSError), path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+    return found
 
 
 def _tasks(plan: Plan, coders: list[Coder], pictures: dict[str, Path], done: set[tuple[str, float, str]]) -> list[Task]:
