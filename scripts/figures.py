@@ -70,7 +70,9 @@ def quality_table(ours: list[Point], peers: dict[str, Curve]) -> str:
     return table(names, rows)
 
 
-def rate_table(rates: list[dict[str, Any]], longer: dict[str, dict[str, Any]], curves: dict[str, Curve], others: dict[str, list[Point]]) -> str:
+def rate_table(
+    rates: list[dict[str, Any]], longer: dict[str, dict[str, Any]], curves: dict[str, Curve], others: dict[str, list[Point]]
+) -> str:
     """BD-rates, those of the longer search by the codecs' names, and the rates at which ours has the higher PSNR."""
     rows = []
     for rate in rates:
