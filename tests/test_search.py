@@ -83,6 +83,34 @@ def test_with_all_paths_the_search_finds_the_best(everything: tuple[dict[str, Ar
     assert np.allclose(found, table.min(0), atol=1e-3)
 
 
+def test_the_cheapest_paths_come_in_order(everything: tuple[dict[str, Array], Array, Array, Array]) -> None:
+    made, latents, context, table = everything
+    quantiser = Search.from_tensors(made, "q", LEVEL, WIDTH)
+    ranked = quantiser.ranked(latents, context, LEVEL.codebook_size**2, 5)
+    assert np.array_equal(ranked[0], quantiser(latents, context, LEVEL.codebook_size**2))
+    found = np.stack([cost_of(codes, table) for codes in ranked])
+    assert np.allclose(found, np.sort(table, 0)[:5], atol=1e-3)
+
+
+def test_where_there_are_fewer_paths_the_last_comes_again() -> None:
+    made, (latents, context) = tensors(level=LevelConfig(1, 2, 4)), latents_and_context(50)
+    ranked = Search.from_tensors(made, "q", LevelConfig(1, 2, 4), WIDTH).ranked(latents, context, 4, 4)
+    assert np.array_equal(ranked[0] + ranked[1], np.ones((1, 50)))
+    assert np.array_equal(ranked[2:], np.stack([ranked[1]] * 2))
+
+
+def test_alternatives_end_where_the_position_ends() -> None:
+    """All paths took code 0 there, after different codes."""
+    made, (latents, context) = tensors(), latents_and_context(300)
+    made["q.codebooks"][:, 0] = 0
+    made["q.logits.1.bias"][0] = 1000
+    quantiser = Search.from_tensors(made, "q", LEVEL, WIDTH)
+    ranked = quantiser.ranked(latents, context, 2, 2)
+    assert np.array_equal(ranked[0], quantiser(latents, context, 2))
+    assert not ranked[:, 1:].any()
+    assert (ranked[0, 0] != ranked[1, 0]).all()
+
+
 @pytest.mark.parametrize("rate_weight", [0.2, 3.0])
 def test_bits_count_by_the_rate_weight(rate_weight: float) -> None:
     made, (latents, context) = tensors(), latents_and_context(200)
@@ -171,8 +199,10 @@ def test_quantisers_of_all_shapes(seed: int) -> None:
     made["q.codebooks"][:, 0] *= seed % 2
     quantiser = Search.from_tensors(made, "q", level, width)
     found = quantiser(latents, context, paths)
-    expected = quantiser._some(latents, context, paths)
-    assert (found == expected).all(0).mean() > 0.99
+    expected = quantiser._some(latents, context, paths, paths)
+    assert (found == expected[0]).all(0).mean() > 0.99
+    ranked = quantiser.ranked(latents, context, paths, paths)
+    assert (ranked == expected).all(1).mean() > 0.95  # paths of nearly equal cost
     made["q.logits.0.bias"][-1] = rng.choice([np.nan, np.inf, -np.inf])
     found = Search.from_tensors(made, "q", level, width)(latents, context, paths)
     assert ((found >= 0) & (found < level.codebook_size)).all()

@@ -134,6 +134,22 @@ class LeastBits:
         return self.bits
 
 
+def position_bits(prior: Prior, level: int, context: Array, codes: CodeMap) -> Array:
+    """-log2 of the probability that the prior gives the codes (S, H, W) of each position, in float64 (H, W).
+
+    `context` is from `Prior.context`.
+    """
+    symbols, bits = symbols_of(codes), np.zeros(codes.shape[1:])
+
+    def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
+        known: Array = symbols[stage, rows, columns]
+        bits[rows, columns] += np.log2(freqs.sum(1) / freqs[np.arange(len(known)), known])
+        return known
+
+    scan(prior, level, context, codes.shape[1:], visit)
+    return bits
+
+
 def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
     """-log2 of the codes' probability under the prior: bits per level and stage, the lengths' last, without any coder's overhead.
 

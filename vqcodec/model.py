@@ -33,7 +33,7 @@ from vqcodec.prior import Prior
 from vqcodec.search import Search, wanted_threads
 from vqcodec.sessions import Later
 from vqcodec.tiles import Image
-from vqcodec.transform import PATHS, Transform
+from vqcodec.transform import PATHS, TRIALS, Transform
 
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
@@ -88,7 +88,7 @@ class Model:
             raise ImageError(f"an image must be uint8 (H, W, 3), this is {image.dtype} {image.shape}; convert it first")
         if not 0 <= effort < len(PATHS):
             raise ValueError(f"effort {effort} lies outside 0..{len(PATHS) - 1}")
-        return self.transform.encode(image, quality_steps(quality), effort)
+        return self.transform.encode(image, quality_steps(quality), effort, self.prior if any(TRIALS[effort]) else None)
 
     def adapt(self, image: Image, codes: Codes, quality: float) -> bytes:
         """What adapts the decoder to an image uint8 (H, W, 3), whose codes at quality 0..100 these are; nothing where it is not worth it.

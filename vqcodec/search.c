@@ -132,11 +132,11 @@ void vqcodec_open_search(int64_t wide) { takes_pairs = wide; }
 /* Whether matrices may be integers. */
 __attribute__((visibility("default"))) int64_t vqcodec_search_takes_pairs(void) { return takes_pairs; }
 
-/* Codes (stages, count), each stage's `pitch` apart, of latents (count, dim) and context (count, width); 0 where memory is short.
- * `codes` hold zeros before. */
+/* Codes (stages, count), each stage's `pitch` apart, of latents (count, dim) and context (count, width): the `ranks` cheapest ones, at most
+ * `paths`, each `plane` apart. 0 where memory is short. `codes` hold zeros before. */
 __attribute__((visibility("default"))) int64_t vqcodec_search(const quantiser *net, const float *latents, const float *context, int64_t count,
-                                                              int64_t paths, int32_t *codes, int64_t pitch) {
-    return (net->pairs ? search_avx512 : search_avx2)(net, latents, context, count, paths, codes, pitch);
+                                                              int64_t paths, int64_t ranks, int32_t *codes, int64_t plane, int64_t pitch) {
+    return (net->pairs ? search_avx512 : search_avx2)(net, latents, context, count, paths, ranks, codes, plane, pitch);
 }
 
 #else
@@ -290,16 +290,20 @@ TARGET static void NAME(cost_table)(const quantiser *net, int64_t s, const work 
 /* Goes on with the `following` cheapest paths of each of these positions. Those of positions that do not end become work->next's, from
  * position `longer` on, and what is known of such a position moves to the front, too. Returns how many positions go on by now. */
 TARGET static int64_t NAME(go_on)(const quantiser *net, int64_t s, const work *w, int64_t start, int64_t positions, int64_t kept,
-                                  int64_t following, int64_t longer, int32_t *codes, int64_t pitch) {
+                                  int64_t following, int64_t longer, int64_t ranks, int32_t *codes, int64_t plane, int64_t pitch) {
     const int64_t size = whole(net->size), dim = net->dim, width = net->width, stages = net->stages;
     for (int64_t i = 0; i < positions; i++) {
         const int64_t position = start + i;
         NAME(least)(w->table + i * kept * size, kept, size, w->list, following);
         int32_t any = 0;
         for (int64_t n = 0; n < following; n++) any |= w->list[n].code;
-        const int32_t *best = w->now.history + (position * kept + w->list[0].path) * stages;
-        for (int64_t before = 0; before < s; before++) codes[before * pitch + w->here[position]] = best[before];
-        codes[s * pitch + w->here[position]] = w->list[0].code;
+        for (int64_t rank = 0; rank < ranks; rank++) {
+            const choice *ended = w->list + (rank < following ? rank : following - 1);
+            const int32_t *earlier = w->now.history + (position * kept + ended->path) * stages;
+            int32_t *to = codes + rank * plane + w->here[position];
+            for (int64_t before = 0; before < s; before++) to[before * pitch] = earlier[before];
+            to[s * pitch] = ended->code;
+        }
         if (!any) continue;
         for (int64_t n = 0; n < following; n++) {
             const choice *chosen_path = w->list + n;
@@ -318,18 +322,18 @@ TARGET static int64_t NAME(go_on)(const quantiser *net, int64_t s, const work *w
 }
 
 TARGET static int64_t NAME(search)(const quantiser *net, const float *latents, const float *context, int64_t count, int64_t paths,
-                                   int32_t *codes, int64_t pitch) {
+                                   int64_t ranks, int32_t *codes, int64_t plane, int64_t pitch) {
     work w;
     if (!begin(net, latents, context, count, paths, &w)) return 0;
     int64_t kept = 1;
     for (int64_t s = 0; s < net->stages && count; s++) {
-        const int64_t candidates = kept * net->size;
-        const int64_t following = s == net->stages - 1 ? 1 : paths < candidates ? paths : candidates;
+        const int64_t candidates = kept * net->size, wanted = s == net->stages - 1 ? ranks : paths;
+        const int64_t following = wanted < candidates ? wanted : candidates;
         int64_t longer = 0;
         for (int64_t start = 0; start < count; start += BLOCK) {
             const int64_t positions = count - start < BLOCK ? count - start : BLOCK;
             NAME(cost_table)(net, s, &w, start, positions, kept);
-            longer = NAME(go_on)(net, s, &w, start, positions, kept, following, longer, codes, pitch);
+            longer = NAME(go_on)(net, s, &w, start, positions, kept, following, longer, ranks, codes, plane, pitch);
         }
         const path_arrays swapped = w.now;
         w.now = w.next, w.next = swapped, kept = following, count = longer;

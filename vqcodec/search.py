@@ -1,6 +1,7 @@
 """The search for codes: entropy-constrained residual vector quantisation in numpy, as training/quantize.py has it in torch.
 
-Shapes: latents `(N, D)`, context `(N, C)`, codebooks `(S, K, D)`, codes `(S, N)`; N runs over positions.
+Shapes: latents `(N, D)`, context `(N, C)`, codebooks `(S, K, D)`, codes `(S, N)`, or `(R, S, N)` where the R cheapest paths are wanted;
+N runs over positions.
 
 Stage after stage, the paths with the smallest `||z - sum e||^2 / w - log2 p(codes | context)` so far go on (entropy-constrained vector
 quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's light
@@ -91,13 +92,21 @@ class Search:
             stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits, config.rate_weight))
         return Search(stages)
 
-    @one_blas_thread()
     def __call__(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.int32]:
         """Latents (N, D), whose squared distances are in bits, and their context (N, C) -> codes (S, N); greedy with one path.
 
         Raises `ValueError` for arrays of other shapes or types.
         """
-        codes = np.zeros((len(self.stages), len(latents)), np.int32)
+        best: NDArray[np.int32] = self.ranked(latents, context, paths, 1)[0]
+        return best
+
+    @one_blas_thread()
+    def ranked(self, latents: Floats, context: Floats, paths: int, count: int) -> NDArray[np.int32]:
+        """The same, but the `count` cheapest of the paths, which are at least so many: codes (R, S, N), the best ones first.
+
+        Where there are fewer, the last one comes again.
+        """
+        codes = np.zeros((count, len(self.stages), len(latents)), np.int32)
         if not self.stages:
             return codes
         wanted = (len(latents), self.stages[0].codebook.shape[1]), (len(latents), len(self.stages[0].hidden) - 1)
@@ -109,19 +118,19 @@ class Search:
 
         def search(part: slice) -> None:
             if compiled:
-                compiled(latents[part], context[part], paths, codes[:, part])
+                compiled(latents[part], context[part], paths, codes[:, :, part])
             else:
-                codes[:, part] = self._some(latents[part], context[part], paths)
+                codes[:, :, part] = self._some(latents[part], context[part], paths, count)
 
         with ThreadPoolExecutor(min(threads(), len(parts)) or 1) as pool:
             list(pool.map(search, parts))
         return codes
 
     @np.errstate(all="ignore")  # numbers out of range are dealt with, and models may be spoilt
-    def _some(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.intp]:
-        """The same for as many positions as fit into the cache."""
+    def _some(self, latents: Floats, context: Floats, paths: int, wanted: int) -> NDArray[np.intp]:
+        """The `wanted` cheapest for as many positions as fit into the cache."""
         count, dim = latents.shape
-        found = np.zeros((len(self.stages), count), np.intp)
+        found = np.zeros((wanted, len(self.stages), count), np.intp)
         here = np.arange(count)  # the positions that have not ended
         total = np.zeros((count, 1, dim), np.float32)  # of each path
         cost = np.zeros((count, 1), np.float32)  # of each path, but for the squared latents, which all share
@@ -131,10 +140,11 @@ class Search:
             size = table.shape[1]
             table = table.reshape(len(here), -1)
             last = index == len(self.stages) - 1
-            cost, best = _least(table, 1 if last else min(paths, table.shape[1]))
+            cost, best = _least(table, min(wanted if last else paths, table.shape[1]))
             path, codes = np.divmod(best, size)
             history = np.concatenate([history[:, np.arange(len(here))[:, None], path], codes[None]])
-            found[: index + 1, here] = history[:, :, 0]
+            for rank in range(wanted):
+                found[rank, : index + 1, here] = history[:, :, min(rank, history.shape[2] - 1)].T
             longer = np.flatnonzero(codes.any(1))
             if last or not len(longer):
                 break

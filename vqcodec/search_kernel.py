@@ -1,6 +1,6 @@
 """The compiled search for codes (search.c): an accelerator, where installing found a C compiler. search.py does without it.
 
-Shapes: latents `(N, D)`, context `(N, C)`, codes `(S, N)`, as in search.py. What is found costs the same, up to the rounding
+Shapes: latents `(N, D)`, context `(N, C)`, codes `(R, S, N)`, as in search.py. What is found costs the same, up to the rounding
 of sums, which is coarser where products are of integers (AVX-512 VNNI).
 """
 
@@ -49,14 +49,15 @@ class CompiledSearch:
         self.net = _Quantiser(len(stages), size, dim, stages[0].hidden.shape[1], pairs, self.stages)
         self.search = kernel.vqcodec_search
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
-        self.search.argtypes = [ctypes.POINTER(_Quantiser), pointer, pointer, whole, whole, pointer, whole]
+        self.search.argtypes = [ctypes.POINTER(_Quantiser), pointer, pointer, whole, whole, whole, pointer, whole, whole]
         self.search.restype = whole
 
     def __call__(self, latents: Floats, context: Floats, paths: int, codes: NDArray[np.int32]) -> None:
-        """Fills codes (S, N), each stage in one piece, of float32 latents and context. Raises `MemoryError`."""
+        """Fills codes (R, S, N), each stage in one piece, of float32 latents and context. Raises `MemoryError`."""
         latents, context = np.ascontiguousarray(latents), np.ascontiguousarray(context)
-        pitch = codes.strides[0] // codes.itemsize
-        if not self.search(self.net, latents.ctypes.data, context.ctypes.data, len(latents), paths, codes.ctypes.data, pitch):
+        plane, pitch = (stride // codes.itemsize for stride in codes.strides[:2])
+        numbers = len(latents), paths, len(codes)
+        if not self.search(self.net, latents.ctypes.data, context.ctypes.data, *numbers, codes.ctypes.data, plane, pitch):
             raise MemoryError
 
     def _stage(self, stage: Stage, pack: Callable[[Floats, float], _Matrix]) -> _Stage:

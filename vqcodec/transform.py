@@ -27,15 +27,20 @@ from vqcodec.adaptation import Moments, Systems, adapted, errors_of, finest_side
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError
+from vqcodec.prior import Prior
 from vqcodec.search import Floats, Search
-from vqcodec.sessions import Later, run
+from vqcodec.sessions import Later, picture, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
+from vqcodec.trials import Trials
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
 IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.55, 0.3, 0.17), (0.7, 0.45, 0.3, 0.2, 0.13, 0.08))
+# How many alternatives of each position's middle and bottom codes are tried (trials.py), by effort: the middle ones after half of the
+# improvements, the bottom ones last.
+TRIALS = (*((0, 0),) * 9, (2, 2))
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
@@ -82,8 +87,8 @@ class Transform:
         for encoder in self.encoders:
             encoder.begin()
 
-    def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT) -> Codes:
-        """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes."""
+    def encode(self, image: Image, quality: int, effort: int = DEFAULT_EFFORT, prior: Prior | None = None) -> Codes:
+        """Image uint8 (H, W, 3), quality in hundredths, effort 0..9 -> codes. Without its prior a model has no trials (`TRIALS`)."""
         height, width = image.shape[:2]
         maps = [np.empty((level.stages, *size), np.int32) for level, size in zip(self.config.levels, map_sizes(height, width), strict=True)]
         limit = int(ENCODE_PIXELS * IMPROVED_SHARE) if self._improvements(effort) else ENCODE_PIXELS
@@ -93,7 +98,9 @@ class Transform:
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
             if self.searches:
-                found = self._search(known, rows, columns, effort, last)
+                origin, size = (rows.start, columns.start), (height - rows.start, width - columns.start)
+                trials = Trials(self, prior, quality, tile, origin, size) if prior else None
+                found = self._search(known, rows, columns, effort, last, trials)
             else:
                 known["paths"] = np.zeros(PATHS[effort], np.float32)
                 found = list(run(self.encoders[0](), known, last).values())
@@ -102,40 +109,69 @@ class Transform:
                 code_map[:, inner(rows, stride), inner(columns, stride)] = part[:, kept(rows, stride), kept(columns, stride)]
         return Codes(*maps)
 
-    def _search(self, known: dict[str, Any], rows: Span, columns: Span, effort: int, last: bool) -> list[CodeMap]:
+    def _search(self, known: dict[str, Any], rows: Span, columns: Span, effort: int, last: bool, trials: Trials | None) -> list[CodeMap]:
         """The codes of a tile, whose image and quality are `known`.
 
-        At the bottom the halo is searched only where improvements follow, which depend on it.
+        At the bottom the halo is searched only where improvements or trials follow, which depend on it.
         """
-        assert self.searches is not None
-        found: list[CodeMap] = []
         improvements = self._improvements(effort)
-        sparing = last or bool(improvements)  # else the encoders would keep their memory while the improver takes as much again
-        for name, stride, encoder, search in zip(LEVELS, LEVEL_STRIDES, self.encoders, self.searches(), strict=True):
+        tried = [0, *(TRIALS[effort] if trials else (0, 0))]
+        further = bool(improvements) or any(tried)
+        sparing = last or further  # else the encoders would keep their memory while the improver takes as much again
+        before, alternatives = known, []
+        for level, (name, stride, encoder) in enumerate(zip(LEVELS, LEVEL_STRIDES, self.encoders, strict=True)):
+            before = dict(known)
             known |= run(encoder(), known, sparing)
-            height, width = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
-            inside = slice(height), slice(width)
-            if name == LEVELS[-1] and not improvements:
+            size = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
+            inside = slice(size[0]), slice(size[1])
+            if name == LEVELS[-1] and not further:
                 inside = kept(rows, stride), kept(columns, stride)
-            known[name] = np.zeros((self.config.levels[len(found)].stages, height, width), np.int32)
-            known[name][:, inside[0], inside[1]] = _codes(search, known, (height, width), inside, PATHS[effort])
-            found.append(known[name])
-        for step in improvements:
+            known[name] = np.zeros((self.config.levels[level].stages, *size), np.int32)
+            ranked = self.ranked(level, known, size, inside, PATHS[effort], 1 + tried[level])
+            known[name][:, inside[0], inside[1]] = ranked[0]
+            alternatives.append(ranked[1:])
+        original, half = known["latents"], (len(improvements) + 1) // 2
+        for step in improvements[:half]:
             self._improve(known, step, effort, last)
-        return found
+        if trials and tried[1]:
+            known |= trials.middle(before | {name: known[name] for name in LEVELS}, alternatives[1], known["latents"] - original)
+            self._search_again(known, effort)
+        for step in improvements[half:]:
+            self._improve(known, step, effort, last)
+        if trials and tried[2]:
+            size = known[LEVELS[-1]].shape[1:]
+            ranked = self.ranked(2, known, size, (slice(None), slice(None)), PATHS[effort], 1 + tried[2])
+            known[LEVELS[-1]] = trials.bottom(known, ranked[1:], last)
+        return [known[name] for name in LEVELS]
+
+    def ranked(
+        self, level: int, known: dict[str, Any], size: tuple[int, int], inside: tuple[slice, slice], paths: int, count: int = 1
+    ) -> NDArray[np.int32]:
+        """The codes (R, S, h, w) of the `count` cheapest paths `inside` a level's map of a size, of `known` latents and context."""
+        assert self.searches is not None
+        try:
+            latents, context = (known[key].reshape(*size, -1)[inside] for key in ("latents", "context"))
+            search = self.searches()[level]
+            codes = search.ranked(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths, count)
+        except (KeyError, ValueError, AttributeError) as error:
+            raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
+        return codes.reshape(count, -1, *latents.shape[:2])
 
     def _improvements(self, effort: int) -> tuple[float, ...]:
         """How far the bottom latents of a tile go each time that they are improved."""
         return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
 
     def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
-        """Moves the bottom latents that are `known` by a part of the way to those wanted, and finds the bottom codes again, in place."""
-        assert self.searches is not None
+        """Moves the bottom latents that are `known` by a part of the way to those wanted, and finds the bottom codes again."""
         assert self.improver is not None
         wanted = run(self.improver(), known, last).get("wanted")
         known["latents"] = _improved(known["latents"], wanted, step)
-        codes, size = known[LEVELS[-1]], known[LEVELS[-1]].shape[1:]
-        codes[:] = _codes(self.searches()[-1], known, size, (slice(None), slice(None)), PATHS[effort])
+        self._search_again(known, effort)
+
+    def _search_again(self, known: dict[str, Any], effort: int) -> None:
+        """Finds the bottom codes of other latents."""
+        name = LEVELS[-1]
+        known[name] = self.ranked(2, known, known[name].shape[1:], (slice(None), slice(None)), PATHS[effort])[0]
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).
@@ -145,7 +181,7 @@ class Transform:
         image = np.empty((height, width, 3), np.uint8)
         parts = tiles(aligned(height), aligned(width), self.decode_halo, DECODE_PIXELS)
         for rows, columns, found in self._decoded(parts, codes, quality, levels, coordinates):
-            tile = _picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
+            tile = picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
             shown = tile[kept(rows, 1), kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[inner(rows, 1), inner(columns, 1)] = shown
         return image
@@ -182,7 +218,7 @@ class Transform:
             ]
             features = features[: whole[0] // ADAPTED_STRIDE, : whole[1] // ADAPTED_STRIDE]
             original = image[rows.inner_start : rows.inner_start + whole[0], columns.inner_start : columns.inner_start + whole[1]]
-            decoded = _picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
+            decoded = picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
             moments = Moments.of(features, errors_of(original, decoded), (1 << side) // ADAPTED_STRIDE)
             top, left = rows.inner_start >> side, columns.inner_start >> side
             yield slice(top, top + len(moments.errors)), slice(left, left + moments.errors.shape[1]), moments
@@ -218,29 +254,12 @@ class Transform:
             raise InvalidModelError(f"the model's encoder does not fit its configuration: {error}; export the model again") from error
 
 
-def _codes(search: Search, known: dict[str, Any], size: tuple[int, int], inside: tuple[slice, slice], paths: int) -> CodeMap:
-    """The codes (S, h, w) that a search finds `inside` a map of this size, whose latents and context are `known`."""
-    try:
-        latents, context = (known[key].reshape(*size, -1)[inside] for key in ("latents", "context"))
-        codes = search(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths)
-    except (KeyError, ValueError, AttributeError) as error:
-        raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
-    return codes.reshape(-1, *latents.shape[:2])
-
-
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
 def _improved(latents: Floats, wanted: Any, step: float) -> Floats:
     """Latents (n, D) by `step` of the way nearer to those `wanted`, which must be of that kind."""
     if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
         raise InvalidModelError("the model's improve.onnx gives no latents of the size of its encoder's; export the model again")
     return latents + np.float32(step) * (wanted - latents)
-
-
-def _picture(found: Any, height: int, width: int) -> Image:
-    """The image (height, width, 3) that a graph gave."""
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (1, height, width, 3):
-        raise InvalidModelError("the model's decode.onnx gives no image of the size of its codes; export the model again")
-    return found[0]
 
 
 def _features(found: Any, height: int, width: int, count: int) -> Floats:
