@@ -31,7 +31,7 @@ from vqcodec.prior import Prior
 from vqcodec.search import Floats, Search
 from vqcodec.sessions import Later, picture, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
-from vqcodec.trials import Trials
+from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 12, 12)  # kept by the search for codes, by effort
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
@@ -114,48 +114,51 @@ class Transform:
 
         At the bottom the halo is searched only where improvements or trials follow, which depend on it.
         """
-        improvements = self._improvements(effort)
-        tried = [0, *(TRIALS[effort] if trials else (0, 0))]
-        further = bool(improvements) or any(tried)
+        improvements, (of_middle, of_bottom) = self._improvements(effort), TRIALS[effort] if trials else (0, 0)
+        further = bool(improvements or of_middle or of_bottom)
         sparing = last or further  # else the encoders would keep their memory while the improver takes as much again
-        before, alternatives = known, []
-        for level, (name, stride, encoder) in enumerate(zip(LEVELS, LEVEL_STRIDES, self.encoders, strict=True)):
-            before = dict(known)
-            known |= run(encoder(), known, sparing)
-            size = (rows.stop - rows.start) // stride, (columns.stop - columns.start) // stride
-            inside = slice(size[0]), slice(size[1])
-            if name == LEVELS[-1] and not further:
-                inside = kept(rows, stride), kept(columns, stride)
-            known[name] = np.zeros((self.config.levels[level].stages, *size), np.int32)
-            ranked = self.ranked(level, known, size, inside, PATHS[effort], 1 + tried[level])
-            known[name][:, inside[0], inside[1]] = ranked[0]
-            alternatives.append(ranked[1:])
+        begun, found = known, [np.empty(0, np.int32)] * len(LEVELS)
+        for level, name in enumerate(LEVELS):
+            begun, known = known, self.encoded(level, known, sparing)
+            inside = None if further or level != BOTTOM else (kept(rows, LEVEL_STRIDES[level]), kept(columns, LEVEL_STRIDES[level]))
+            found[level] = self.ranked(level, known, PATHS[effort], 1 + (of_middle if level == MIDDLE else 0), inside)
+            known[name] = found[level][0]
         original, half = known["latents"], (len(improvements) + 1) // 2
         for step in improvements[:half]:
             self._improve(known, step, effort, last)
-        if trials and tried[1]:
-            known |= trials.middle(before | {name: known[name] for name in LEVELS}, alternatives[1], known["latents"] - original)
-            self._search_again(known, effort)
+        if trials and of_middle:
+            known = trials.middle(begun, found[MIDDLE][1:], known["latents"] - original)
+            known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
         for step in improvements[half:]:
             self._improve(known, step, effort, last)
-        if trials and tried[2]:
-            size = known[LEVELS[-1]].shape[1:]
-            ranked = self.ranked(2, known, size, (slice(None), slice(None)), PATHS[effort], 1 + tried[2])
-            known[LEVELS[-1]] = trials.bottom(known, ranked[1:], last)
+        if trials and of_bottom:
+            ranked = self.ranked(BOTTOM, known, PATHS[effort], 1 + of_bottom)
+            known[LEVELS[BOTTOM]] = trials.bottom(known, ranked[1:], last)
         return [known[name] for name in LEVELS]
 
+    def encoded(self, level: int, known: dict[str, Any], last: bool = False) -> dict[str, Any]:
+        """What is `known`, and what a level's encoder gives, latents and their context among it."""
+        return known | run(self.encoders[level](), known, last)
+
     def ranked(
-        self, level: int, known: dict[str, Any], size: tuple[int, int], inside: tuple[slice, slice], paths: int, count: int = 1
+        self, level: int, known: dict[str, Any], paths: int, count: int = 1, inside: tuple[slice, slice] | None = None
     ) -> NDArray[np.int32]:
-        """The codes (R, S, h, w) of the `count` cheapest paths `inside` a level's map of a size, of `known` latents and context."""
+        """The codes (R, S, h, w) of the `count` cheapest paths of a level, whose latents and context are `known`.
+
+        They are those of a tile, or `inside` a part of it: there are zeros around it.
+        """
         assert self.searches is not None
+        stride, search = LEVEL_STRIDES[level], self.searches()[level]
+        size = [length // stride for length in known["image"].shape[1:3]]
+        inside = inside or (slice(None), slice(None))
         try:
             latents, context = (known[key].reshape(*size, -1)[inside] for key in ("latents", "context"))
-            search = self.searches()[level]
             codes = search.ranked(latents.reshape(-1, latents.shape[2]), context.reshape(-1, context.shape[2]), paths, count)
         except (KeyError, ValueError, AttributeError) as error:
             raise InvalidModelError(f"the model's encoder does not fit its quantisers: {error}; export the model again") from error
-        return codes.reshape(count, -1, *latents.shape[:2])
+        found = np.zeros((count, self.config.levels[level].stages, *size), np.int32)
+        found[:, :, inside[0], inside[1]] = codes.reshape(count, -1, *latents.shape[:2])
+        return found
 
     def _improvements(self, effort: int) -> tuple[float, ...]:
         """How far the bottom latents of a tile go each time that they are improved."""
@@ -166,12 +169,7 @@ class Transform:
         assert self.improver is not None
         wanted = run(self.improver(), known, last).get("wanted")
         known["latents"] = _improved(known["latents"], wanted, step)
-        self._search_again(known, effort)
-
-    def _search_again(self, known: dict[str, Any], effort: int) -> None:
-        """Finds the bottom codes of other latents."""
-        name = LEVELS[-1]
-        known[name] = self.ranked(2, known, known[name].shape[1:], (slice(None), slice(None)), PATHS[effort])[0]
+        known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).

@@ -24,6 +24,7 @@ from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS
 from vqcodec.errors import InvalidModelError
 from vqcodec.layers import Array
 from vqcodec.prior import Prior
+from vqcodec.search import Floats
 from vqcodec.sessions import picture, run
 from vqcodec.tiles import Image
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 Costs = NDArray[np.float64]
 
 SPACING = 3  # positions from one that is tried to the next; with 2 they disturb each other (bench/LOG.md)
-TRIED_PATHS = 4  # of the search for the bottom codes where middle ones are tried
+TRIED_PATHS = 4  # of the search for bottom codes where middle ones are tried
+MIDDLE, BOTTOM = 1, 2  # the levels' indices
 
 
 class Trials:
@@ -46,46 +48,47 @@ class Trials:
         self.transform, self.prior, self.quality, self.tile, self.origin, self.size = transform, prior, quality, tile, origin, size
         self.weight = transform.config.lagrangian(quality / QUALITY_STEPS) / 255**2  # of a pixel's squared error, in bits
 
-    def middle(self, known: dict[str, Any], alternatives: Iterable[CodeMap], moved: NDArray[np.float32]) -> dict[str, Any]:
-        """What the bottom's encoder gives for better middle codes, and those themselves.
+    def middle(self, known: dict[str, Any], alternatives: Iterable[CodeMap], moved: Floats) -> dict[str, Any]:
+        """What the bottom's encoder gives after better middle codes, and all it takes.
 
-        It is `known` what it takes, and the codes of all levels. The bottom latents are `moved` from what it gives, every time.
+        That is `known`, with the middle codes so far. The bottom latents are `moved` from what their encoder gives, every time, as
+        improvements have moved them.
         """
-        transform, above = self.transform, self._context(1, known, None)
-        size = known[LEVELS[2]].shape[1:]
 
-        def enter(codes: CodeMap) -> dict[str, Any]:
-            found = run(transform.encoders[2](), known | {LEVELS[1]: codes}, False)
-            return known | found | {LEVELS[1]: codes, "latents": _moved(found, moved)}
+        def entered(codes: CodeMap) -> dict[str, Any]:
+            found = self.transform.encoded(BOTTOM, known | {LEVELS[MIDDLE]: codes})
+            return found | {"latents": _moved(found["latents"], moved)}
 
         def cost(codes: CodeMap) -> Costs:
-            trial = enter(codes)
-            trial[LEVELS[2]] = transform.ranked(2, trial, size, (slice(None), slice(None)), TRIED_PATHS)[0]
-            finer = self._cost(trial, self._context(2, trial, above))
-            coarser: Costs = finer.reshape(size[0] // 2, 2, size[1] // 2, 2).sum((1, 3))
-            return coarser + position_bits(self.prior, 1, above, codes)
+            trial = entered(codes)
+            trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, TRIED_PATHS)[0]
+            return self._costs(MIDDLE, trial)
 
-        return enter(decided(known[LEVELS[1]], alternatives, cost, self._first(1)))
+        return entered(decided(known[LEVELS[MIDDLE]], alternatives, cost, self._first(MIDDLE)))
 
     def bottom(self, known: dict[str, Any], alternatives: Iterable[CodeMap], last: bool) -> CodeMap:
         """Better bottom codes than those `known`; with the `last` tile the decoder gives memory back."""
-        context = self._context(2, known, self._context(1, known, None))
-        return decided(known[LEVELS[2]], alternatives, lambda codes: self._cost(known | {LEVELS[2]: codes}, context, last), self._first(2))
+
+        def cost(codes: CodeMap) -> Costs:
+            return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, last)
+
+        return decided(known[LEVELS[BOTTOM]], alternatives, cost, self._first(BOTTOM))
 
     def _first(self, level: int) -> tuple[int, int]:
         """The tile's first position among the picture's."""
         return self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]
 
-    def _context(self, level: int, known: dict[str, Any], above: Array | None) -> Array:
-        """What the prior knows of a level before its first code; `above` the same of the coarser level, where that is known."""
-        if above is None:
-            above = self.prior.context(0, self.quality, None, None)
-        return self.prior.context(level, self.quality, known[LEVELS[level - 1]], above)
-
-    def _cost(self, known: dict[str, Any], context: Array, last: bool = False) -> Costs:
-        """What the tile's bottom positions cost: the error of the 8 x 8 pixels, and the bits."""
-        costs: Costs = position_bits(self.prior, 2, context, known[LEVELS[2]])
-        costs += self.weight * squared_errors(self.tile, self._decoded(known, last), LEVEL_STRIDES[2])
+    def _costs(self, coarsest: int, known: dict[str, Any], last: bool = False) -> Costs:
+        """What the positions of a level cost: the bits of their codes and of all finer ones, and the error of their pixels."""
+        contexts: list[Array] = []
+        for level in range(len(LEVELS)):
+            above = (known[LEVELS[level - 1]], contexts[-1]) if level else (None, None)
+            contexts.append(self.prior.context(level, self.quality, *above))
+        costs = self.weight * squared_errors(self.tile, self._decoded(known, last), LEVEL_STRIDES[BOTTOM])
+        for level in reversed(range(coarsest, len(LEVELS))):
+            name, (height, width) = LEVELS[level], known[LEVELS[level]].shape[1:]
+            costs = costs.reshape(height, len(costs) // height, width, -1).sum((1, 3))
+            costs += position_bits(self.prior, level, contexts[level], known[name])
         return costs
 
     def _decoded(self, known: dict[str, Any], last: bool) -> Image:
@@ -119,13 +122,11 @@ def decided(codes: CodeMap, alternatives: Iterable[CodeMap], cost: Callable[[Cod
 
 
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
-def _moved(found: dict[str, Any], way: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The latents that a graph gave, moved by `way`."""
-    latents = found["latents"]
-    if latents.shape != way.shape:
-        raise InvalidModelError("the model's encoder gives other latents of the same size of picture; export the model again")
-    moved: NDArray[np.float32] = latents + way
-    return moved
+def _moved(latents: Any, way: Floats) -> Floats:
+    """The latents (n, D) that a graph gave, moved by a `way` (n, D)."""
+    if not isinstance(latents, np.ndarray) or latents.shape != way.shape or not latents.dtype == way.dtype == np.float32:
+        raise InvalidModelError("the model's encoder gives other latents the second time; export the model again")
+    return latents + way
 
 
 def squared_errors(original: Image, decoded: Image, stride: int) -> Costs:
