@@ -46,7 +46,7 @@ def main() -> None:
     type=click.IntRange(0, 9),
     default=DEFAULT_EFFORT,
     show_default=True,
-    help="How long to search: 0 is quick, 9 takes half a minute a megapixel.",
+    help="How long to search: 0 is quick, 9 takes a minute a megapixel.",
 )
 @click.option("--keep-metadata", is_flag=True, help="Keep EXIF, XMP and the ICC profile, which are left out otherwise.")
 @MODEL
