@@ -146,7 +146,7 @@ def use_weights(data: bytes) -> None:
     picture, codes = small_picture()
     opened = with_file(WEIGHTS, data)
     opened.decode(codes, 64, 64, 50)
-    opened.encode(picture, 50, effort=7)
+    opened.encode(picture, 50, effort=9)
 
 
 def use_graph(data: bytes) -> None:
@@ -157,7 +157,7 @@ def use_graph(data: bytes) -> None:
         return
     first, second, third = ENCODERS
     name = IMPROVE if b"wanted" in data else first if b"image" in data else second if b"middle_features" in data else third
-    with_file(name, data).encode(picture, 50, effort=7)
+    with_file(name, data).encode(picture, 50, effort=9)
 
 
 @cache
