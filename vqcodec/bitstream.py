@@ -143,10 +143,16 @@ def position_bits(prior: Prior, level: int, context: Array, codes: CodeMap) -> A
 
     def visit(stage: int, rows: Array, columns: Array, freqs: Array) -> Array:
         known: Array = symbols[stage, rows, columns]
-        bits[rows, columns] += np.log2(freqs.sum(1) / freqs[np.arange(len(known)), known])
+        bits[rows, columns] += _bits(known, freqs)
         return known
 
     scan(prior, level, context, codes.shape[1:], visit)
+    return bits
+
+
+def _bits(symbols: Array, freqs: Array) -> Array:
+    """-log2 of the probability of symbols (n,) by their frequencies (n, K)."""
+    bits: Array = np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols])
     return bits
 
 
@@ -163,7 +169,7 @@ def ideal_bits(prior: Prior, codes: Codes, quality: int) -> list[list[float]]:
         bits = [0.0] * (len(code_map) + 1)
 
         def add(stage: int, symbols: Array, freqs: Array, bits: list[float] = bits) -> None:
-            bits[stage] += float(np.log2(freqs.sum(1) / freqs[np.arange(len(symbols)), symbols]).sum())
+            bits[stage] += float(_bits(symbols, freqs).sum())
 
         scan_known(prior, level, context, symbols_of(code_map), add)
         levels.append(bits)

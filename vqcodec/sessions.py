@@ -7,10 +7,7 @@ from concurrent.futures import Future
 from threading import Lock, Thread
 from typing import Any
 
-import numpy as np
-
 from vqcodec.errors import InvalidModelError, first_line
-from vqcodec.tiles import Image
 
 
 class Later:
@@ -65,11 +62,3 @@ def run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own
         raise InvalidModelError(f"the model's graph fails: {first_line(error)}; export the model again") from error
-
-
-def picture(found: Any, height: int, width: int) -> Image:
-    """The image (height, width, 3) that a graph gave."""
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (1, height, width, 3):
-        raise InvalidModelError("the model's decode.onnx gives no image of the size of its codes; export the model again")
-    image: Image = found[0]
-    return image

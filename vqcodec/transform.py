@@ -12,7 +12,7 @@ paths, whatever the values.
 
 A large image goes through in tiles with a halo, so that memory is bounded and inner tiles see what the whole image would have
 shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`). Only improvements (`IMPROVEMENTS`) see farther, each
-time by the decoder's reach there and back, and ever more faintly.
+time by the decoder's reach there and back, and ever more faintly, and trials (`TRIALS`), which take other codes of nearly equal cost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRI
 from vqcodec.errors import InvalidModelError
 from vqcodec.prior import Prior
 from vqcodec.search import Floats, Search
-from vqcodec.sessions import Later, picture, run
+from vqcodec.sessions import Later, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
@@ -133,7 +133,7 @@ class Transform:
             self._improve(known, step, effort, last)
         if trials and of_bottom:
             ranked = self.ranked(BOTTOM, known, PATHS[effort], 1 + of_bottom)
-            known[LEVELS[BOTTOM]] = trials.bottom(known, ranked[1:], last)
+            known[LEVELS[BOTTOM]] = trials.bottom(known, ranked[1:])
         return [known[name] for name in LEVELS]
 
     def encoded(self, level: int, known: dict[str, Any], last: bool = False) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Transform:
         image = np.empty((height, width, 3), np.uint8)
         parts = tiles(aligned(height), aligned(width), self.decode_halo, DECODE_PIXELS)
         for rows, columns, found in self._decoded(parts, codes, quality, levels, coordinates):
-            tile = picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
+            tile = _picture(found.get("image"), rows.stop - rows.start, columns.stop - columns.start)
             shown = tile[kept(rows, 1), kept(columns, 1)][: height - rows.inner_start, : width - columns.inner_start]
             image[inner(rows, 1), inner(columns, 1)] = shown
         return image
@@ -216,7 +216,7 @@ class Transform:
             ]
             features = features[: whole[0] // ADAPTED_STRIDE, : whole[1] // ADAPTED_STRIDE]
             original = image[rows.inner_start : rows.inner_start + whole[0], columns.inner_start : columns.inner_start + whole[1]]
-            decoded = picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
+            decoded = _picture(found.get("image"), *size)[kept(rows, 1), kept(columns, 1)][: whole[0], : whole[1]]
             moments = Moments.of(features, errors_of(original, decoded), (1 << side) // ADAPTED_STRIDE)
             top, left = rows.inner_start >> side, columns.inner_start >> side
             yield slice(top, top + len(moments.errors)), slice(left, left + moments.errors.shape[1]), moments
@@ -258,6 +258,13 @@ def _improved(latents: Floats, wanted: Any, step: float) -> Floats:
     if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
         raise InvalidModelError("the model's improve.onnx gives no latents of the size of its encoder's; export the model again")
     return latents + np.float32(step) * (wanted - latents)
+
+
+def _picture(found: Any, height: int, width: int) -> Image:
+    """The image (height, width, 3) that a graph gave."""
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (1, height, width, 3):
+        raise InvalidModelError("the model's decode.onnx gives no image of the size of its codes; export the model again")
+    return found[0]
 
 
 def _features(found: Any, height: int, width: int, count: int) -> Floats:

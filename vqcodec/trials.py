@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.bitstream import position_bits
-from vqcodec.codes import CodeMap
-from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS
+from vqcodec.codes import CodeMap, Codes
+from vqcodec.config import LEVEL_STRIDES, LEVELS, QUALITY_STEPS
 from vqcodec.errors import InvalidModelError
 from vqcodec.layers import Array
 from vqcodec.prior import Prior
 from vqcodec.search import Floats
-from vqcodec.sessions import picture, run
 from vqcodec.tiles import Image
 
 if TYPE_CHECKING:
@@ -62,15 +61,16 @@ class Trials:
         def cost(codes: CodeMap) -> Costs:
             trial = entered(codes)
             trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, TRIED_PATHS)[0]
-            return self._costs(MIDDLE, trial)
+            return self._costs(MIDDLE, trial, self._contexts(trial))
 
         return entered(decided(known[LEVELS[MIDDLE]], alternatives, cost, self._first(MIDDLE)))
 
-    def bottom(self, known: dict[str, Any], alternatives: Iterable[CodeMap], last: bool) -> CodeMap:
-        """Better bottom codes than those `known`; with the `last` tile the decoder gives memory back."""
+    def bottom(self, known: dict[str, Any], alternatives: Iterable[CodeMap]) -> CodeMap:
+        """Better bottom codes than those `known`."""
+        contexts = self._contexts(known)
 
         def cost(codes: CodeMap) -> Costs:
-            return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, last)
+            return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, contexts)
 
         return decided(known[LEVELS[BOTTOM]], alternatives, cost, self._first(BOTTOM))
 
@@ -78,27 +78,28 @@ class Trials:
         """The tile's first position among the picture's."""
         return self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]
 
-    def _costs(self, coarsest: int, known: dict[str, Any], last: bool = False) -> Costs:
-        """What the positions of a level cost: the bits of their codes and of all finer ones, and the error of their pixels."""
+    def _contexts(self, known: dict[str, Any]) -> list[Array]:
+        """What the prior knows of each level before its first code."""
         contexts: list[Array] = []
         for level in range(len(LEVELS)):
             above = (known[LEVELS[level - 1]], contexts[-1]) if level else (None, None)
             contexts.append(self.prior.context(level, self.quality, *above))
-        costs = self.weight * squared_errors(self.tile, self._decoded(known, last), LEVEL_STRIDES[BOTTOM])
-        for level in reversed(range(coarsest, len(LEVELS))):
-            name, (height, width) = LEVELS[level], known[LEVELS[level]].shape[1:]
-            costs = costs.reshape(height, len(costs) // height, width, -1).sum((1, 3))
-            costs += position_bits(self.prior, level, contexts[level], known[name])
-        return costs
+        return contexts
 
-    def _decoded(self, known: dict[str, Any], last: bool) -> Image:
-        """The tile as it is shown, and beyond the picture's end without an error."""
-        transform, (height, width) = self.transform, self.tile.shape[:2]
-        shape = transform.config.adaptations, height // ALIGNMENT, width // ALIGNMENT
-        inputs = {"keep": np.ones(len(LEVELS), np.float32), "coordinates": np.zeros(shape, np.float32)}
-        decoded = picture(run(transform.decoder(), known | inputs, last, ("image",)).get("image"), height, width)
-        decoded[self.size[0] :], decoded[:, self.size[1] :] = self.tile[self.size[0] :], self.tile[:, self.size[1] :]
-        return decoded
+    def _costs(self, coarsest: int, known: dict[str, Any], contexts: list[Array]) -> Costs:
+        """What the positions of a level cost: the bits of their codes and of all finer ones, and the error of their pixels.
+
+        Beyond the picture's end no error counts.
+        """
+        (height, width), codes = self.size, Codes(*(known[name] for name in LEVELS))
+        decoded = self.transform.decode(codes, len(self.tile), self.tile.shape[1], self.quality)
+        decoded[height:], decoded[:, width:] = self.tile[height:], self.tile[:, width:]
+        costs = self.weight * squared_errors(self.tile, decoded, LEVEL_STRIDES[BOTTOM])
+        for level in reversed(range(coarsest, len(LEVELS))):
+            rows, columns = codes[level].shape[1:]
+            costs = costs.reshape(rows, len(costs) // rows, columns, -1).sum((1, 3))
+            costs += position_bits(self.prior, level, contexts[level], codes[level])
+        return costs
 
 
 def decided(codes: CodeMap, alternatives: Iterable[CodeMap], cost: Callable[[CodeMap], Costs], first: tuple[int, int] = (0, 0)) -> CodeMap:
