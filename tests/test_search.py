@@ -92,6 +92,19 @@ def test_the_cheapest_paths_come_in_order(everything: tuple[dict[str, Array], Ar
     assert np.allclose(found, np.sort(table, 0)[:5], atol=1e-3)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_distances_are_those_from_the_sums_of_the_codebooks(weight: float) -> None:
+    """Zeros among them, in which most positions end."""
+    level = replace(LEVEL, rate_weight=weight)
+    made, (latents, _) = tensors(), latents_and_context(20)
+    codes = np.random.default_rng(3).integers(level.codebook_size, size=(4, level.stages, 20), dtype=np.int32)
+    codes[1, 1:] = 0
+    found = Search.from_tensors(made, "q", level, WIDTH).distances(latents, codes)
+    for index, paths in enumerate(codes):
+        sums = sum(made["q.codebooks"][stage, chosen].astype(np.float32) for stage, chosen in enumerate(paths))
+        assert np.allclose(found[index], np.square(latents - sums).sum(1) / weight, rtol=1e-5)
+
+
 def test_where_there_are_fewer_paths_the_last_comes_again() -> None:
     made, (latents, context) = tensors(level=LevelConfig(1, 2, 4)), latents_and_context(50)
     ranked = Search.from_tensors(made, "q", LevelConfig(1, 2, 4), WIDTH).ranked(latents, context, 4, 4)

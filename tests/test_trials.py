@@ -9,7 +9,8 @@ from tests.support import GOLDENS, IMAGES, Array, load_image, noise
 from vqcodec import bitstream, codec, metrics, transform
 from vqcodec.codes import CodeMap
 from vqcodec.model import Model, load_model
-from vqcodec.trials import decided, squared_errors
+from vqcodec.prior import Prior
+from vqcodec.trials import SPACING, WORTHLESS, decided, spread_out, squared_errors
 
 
 @pytest.mark.parametrize("first", [(0, 0), (1, 2), (5, 0)])
@@ -18,11 +19,12 @@ def test_what_disturbs_nothing_is_decided_as_if_alone(shape: tuple[int, int], fi
     rng = np.random.default_rng(0)
     table = rng.normal(size=(4, *shape))  # what each code costs, wherever its neighbours stand
     start, *alternatives = rng.permuted(np.broadcast_to(np.arange(4, dtype=np.int32)[:, None, None], table.shape), axis=0)[:3, None]
+    guesses = rng.normal(size=(2, *shape))  # in whatever order they are tried
 
     def cost(codes: CodeMap) -> Array:
         return np.asarray(np.take_along_axis(table, codes, 0)[0])
 
-    found = decided(start, alternatives, cost, first)
+    found = decided(start, np.stack(alternatives), guesses, cost, 99, first)
     assert np.array_equal(cost(found), np.min([cost(codes) for codes in (start, *alternatives)], 0))
 
 
@@ -37,7 +39,7 @@ def test_a_position_answers_for_those_next_to_it(distance: int, taken: bool) -> 
         ways = [(distance, 0), (-distance, 0), (0, distance), (0, -distance)]
         return np.asarray(0.3 * sum(np.roll(codes[0], way, (0, 1)) for way in ways) - codes[0])
 
-    assert decided(start, [other], cost).any() == taken
+    assert decided(start, other[None], np.zeros((1, 9, 9)), cost, 1).any() == taken
 
 
 def test_no_alternative_is_no_trial() -> None:
@@ -48,8 +50,44 @@ def test_no_alternative_is_no_trial() -> None:
         calls.append(tried)
         return np.zeros(tried.shape[1:])
 
-    assert np.array_equal(decided(codes, [codes.copy()], cost), codes)
-    assert len(calls) == 1
+    assert np.array_equal(decided(codes, codes[None], np.zeros((1, 3, 4)), cost, 9), codes)
+    assert np.array_equal(decided(codes, codes[None] + 1, np.full((1, 3, 4), WORTHLESS), cost, 9), codes)
+    assert np.array_equal(decided(codes, codes[None] + 1, np.full((1, 3, 4), np.nan), cost, 9), codes)
+    assert len(calls) == 3
+
+
+def test_what_promises_most_is_tried_first() -> None:
+    codes, calls = np.zeros((1, 1, 1), np.int32), []
+
+    def cost(tried: CodeMap) -> Array:
+        calls.append(int(tried[0, 0, 0]))
+        return 10.0 - tried[0]
+
+    alternatives = np.array([1, 2, 3], np.int32).reshape(3, 1, 1, 1)
+    assert decided(codes, alternatives, np.array([2.0, -1.0, 1.0]).reshape(3, 1, 1), cost, 2)[0, 0, 0] == 3
+    assert calls == [0, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 9), (17, 23)])
+def test_positions_of_a_round_lie_apart_and_leave_no_better_one_out(shape: tuple[int, int]) -> None:
+    guesses = np.random.default_rng(1).normal(size=shape) + 1
+    guesses[guesses > 2] = WORTHLESS
+    chosen = spread_out(guesses, (0, 0))
+    assert not chosen[guesses >= WORTHLESS].any()
+    rows, columns = chosen.nonzero()
+    apart = np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns))
+    assert (apart[~np.eye(len(rows), dtype=bool)] >= SPACING).all()
+    for row, column in np.argwhere((guesses < WORTHLESS) & ~chosen):
+        near = np.maximum(abs(rows - row), abs(columns - column)) < SPACING
+        assert guesses[rows[near], columns[near]].min() < guesses[row, column]
+
+
+@pytest.mark.parametrize("first", [(0, 0), (1, 2)])
+def test_equals_are_tried_on_a_lattice(first: tuple[int, int]) -> None:
+    """So that a plain picture's positions all have their turn in nine rounds, and in the same order whatever tile they lie in."""
+    whole, part = np.zeros((12, 12), bool), spread_out(np.zeros((9, 8)), first)
+    whole[::SPACING, ::SPACING] = True
+    assert np.array_equal(part, whole[first[0] :, first[1] :][:9, :8])
 
 
 def test_squared_errors_add_up_to_the_mse() -> None:
@@ -72,6 +110,23 @@ def test_the_bits_of_positions_add_up_to_those_of_levels() -> None:
         assert bits.sum() == pytest.approx(sum(ideal), rel=1e-9)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_bits_of_alternatives_are_those_of_maps_where_one_position_has_changed(compiled: bool) -> None:
+    model = load_model(GOLDENS[-1] / "model")
+    prior = Prior(model.prior.levels, compiled=compiled)
+    codes, others = (model.encode(noise(70, 90)[::step], quality) for step, quality in ((1, 50), (-1, 90)))
+    context = prior.context(0, 5000, None, None)
+    for level, (code_map, other) in enumerate(zip(codes, others, strict=True)):
+        if level:
+            context = prior.context(level, 5000, codes[level - 1], context)
+        found = bitstream.alternative_bits(prior, level, context, code_map, np.stack([code_map, other]))
+        assert np.array_equal(found[0], bitstream.position_bits(prior, level, context, code_map))
+        for row, column in ((0, 0), (-1, -1), (1, 1)):
+            changed = code_map.copy()
+            changed[:, row, column] = other[:, row, column]
+            assert found[1, row, column] == bitstream.position_bits(prior, level, context, changed)[row, column]
+
+
 @pytest.mark.parametrize("quality", [10, 50, 90])
 def test_files_of_tried_codes_cost_less(quality: int, default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """By lambda times the error plus the bits; whole files of the same effort, half a per cent at least."""
@@ -84,7 +139,7 @@ def test_files_of_tried_codes_cost_less(quality: int, default_model: Model, monk
         return float(weight * metrics.mse(image, codec.decompress(data, default_model)) + metrics.bpp(len(data), *image.shape[:2]))
 
     tried = cost()
-    monkeypatch.setattr("vqcodec.model.TRIALS", ((0, 0),) * len(transform.TRIALS))
+    monkeypatch.setattr("vqcodec.model.TRIALS", ((0, ()),) * len(transform.TRIALS))
     assert tried < 0.995 * cost()
 
 

@@ -19,7 +19,7 @@ from vqcodec.entropy import FAMILY, WORD_BYTES, range_decoder, range_encoder
 from vqcodec.errors import DamagedError
 from vqcodec.layers import Array
 from vqcodec.prior import LENGTH, Prior
-from vqcodec.scan import scan, scan_known, symbols_of
+from vqcodec.scan import scan, scan_known, scan_others, symbols_of
 
 CODER_TOTAL = 1 << 24  # the range coder's own frequencies add up to this
 SPARE_BITS = 256  # a decoder is two words ahead, and sums of logarithms are rounded
@@ -147,6 +147,17 @@ def position_bits(prior: Prior, level: int, context: Array, codes: CodeMap) -> A
         return known
 
     scan(prior, level, context, codes.shape[1:], visit)
+    return bits
+
+
+def alternative_bits(prior: Prior, level: int, context: Array, codes: CodeMap, alternatives: Array) -> Array:
+    """The same for each of the `alternatives` (R, S, H, W), as if it stood alone among neighbours that keep their `codes`: (R, H, W)."""
+    bits = np.zeros((len(alternatives), *codes.shape[1:]))
+
+    def visit(which: int, rows: Array, columns: Array, symbols: Array, freqs: Array) -> None:
+        bits[which, rows, columns] += _bits(symbols, freqs)
+
+    scan_others(prior, level, context, symbols_of(codes), [symbols_of(other) for other in alternatives], visit)
     return bits
 
 

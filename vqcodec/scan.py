@@ -22,6 +22,7 @@ from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
 from vqcodec.prior import LENGTH, Head, LevelPrior, Prior, embed
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage or LENGTH, rows, columns, freqs (n, K)) -> symbols (n,)
+VisitOther = Callable[[int, Array, Array, Array, Array], None]  # (which, rows, columns, symbols (n,), freqs (n, K))
 VisitKnown = Callable[[int, Array, Array], None]  # (stage or LENGTH, symbols (n,), freqs (n, K))
 
 REACH = 3  # wavefronts that the farthest tap reaches back
@@ -203,6 +204,27 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
         known = known[:, valid]
         found = list(symbol_freqs(net, x.reshape(around.shape)[valid], around[valid], known, product))
         _visit_in_order(valid, known, found, visit)
+
+
+@one_blas_thread()
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
+def scan_others(prior: Prior, level: int, context: Array, symbols: Array, others: list[Array], visit: VisitOther) -> None:
+    """The same where positions have symbols (S + 1, H, W) of each of the `others` in turn, among neighbours with those of `symbols`."""
+    height, width = symbols.shape[1:]
+    net = prior.levels[level]
+    if not net.config.stages:
+        return
+    held = _wavefront(net, (height, width))
+    wavefronts = _compiled(prior, level, context, (height, width), held) or Wavefronts(net, context, (height, width), prior.product)
+    for t in range(width + 2 * (height - 1)):
+        rows, columns = _places(t, height, width)
+        known = held[:, : len(rows)]
+        for which, other in enumerate(others):
+            known[:] = other[:, rows, columns]
+            for stage, here, table in wavefronts.freqs(t, known):
+                visit(which, rows[here], columns[here], known[stage, here], table)
+        known[:] = symbols[:, rows, columns]
+        wavefronts.enter(t, known)
 
 
 class _Batch:

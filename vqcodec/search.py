@@ -126,6 +126,19 @@ class Search:
             list(pool.map(search, parts))
         return codes
 
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
+    def distances(self, latents: Floats, codes: NDArray[np.int32]) -> Floats:
+        """The squared distances of latents (N, D) from what codes (R, S, N) say, in bits, as the search counts them: (R, N)."""
+        found = np.zeros((len(codes), len(latents)), np.float32)
+        for distances, stages in zip(found, codes, strict=True):
+            left = latents - sum(stage.codebook[0] for stage in self.stages)
+            for stage, chosen in zip(self.stages, stages, strict=True):
+                here = chosen.nonzero()[0]  # most positions end early
+                left[here] -= stage.codebook[chosen[here]] - stage.codebook[0]
+            if self.stages:
+                distances[:] = np.square(left).sum(1) / np.float32(self.stages[0].rate_weight)
+        return found
+
     @np.errstate(all="ignore")  # numbers out of range are dealt with, and models may be spoilt
     def _some(self, latents: Floats, context: Floats, paths: int, wanted: int) -> NDArray[np.intp]:
         """The `wanted` cheapest for as many positions as fit into the cache."""

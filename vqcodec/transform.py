@@ -38,9 +38,12 @@ PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 8, 12)  # kept by the search for codes, by effo
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
 IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.45, 0.25), (0.55, 0.3, 0.17))
-# How many alternatives of each position's middle and bottom codes are tried (trials.py), by effort: the middle ones after half of the
-# improvements, the bottom ones last.
-TRIALS = (*((0, 0),) * 8, (0, 1), (2, 2))
+# How often alternatives of some positions are tried (trials.py), by effort: middle codes after half of the improvements, bottom codes last,
+# in turns before which the bottom latents go once more a part of the way to those wanted.
+TRIALS: tuple[tuple[int, tuple[int, ...]], ...]
+TRIALS = (*((0, ()),) * 7, (0, (4,)), (8, (6,)), (24, (9, 9, 9)))
+TURN = 0.2  # that part of the way
+TRIED = 8  # of the search's paths, at most: these are the alternatives
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
@@ -114,26 +117,28 @@ class Transform:
 
         At the bottom the halo is searched only where improvements or trials follow, which depend on it.
         """
-        improvements, (of_middle, of_bottom) = self._improvements(effort), TRIALS[effort] if trials else (0, 0)
+        improvements, (of_middle, of_bottom) = self._improvements(effort), TRIALS[effort] if trials else (0, ())
         further = bool(improvements or of_middle or of_bottom)
         sparing = last or further  # else the encoders would keep their memory while the improver takes as much again
         begun, found = known, [np.empty(0, np.int32)] * len(LEVELS)
         for level, name in enumerate(LEVELS):
             begun, known = known, self.encoded(level, known, sparing)
             inside = None if further or level != BOTTOM else (kept(rows, LEVEL_STRIDES[level]), kept(columns, LEVEL_STRIDES[level]))
-            found[level] = self.ranked(level, known, PATHS[effort], 1 + (of_middle if level == MIDDLE else 0), inside)
+            found[level] = self.ranked(level, known, PATHS[effort], TRIED if level == MIDDLE and of_middle else 1, inside)
             known[name] = found[level][0]
         original, half = known["latents"], (len(improvements) + 1) // 2
         for step in improvements[:half]:
             self._improve(known, step, effort, last)
         if trials and of_middle:
-            known = trials.middle(begun, found[MIDDLE][1:], known["latents"] - original)
+            known = trials.middle(begun, found[MIDDLE][1:], known["latents"] - original, of_middle)
             known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
         for step in improvements[half:]:
             self._improve(known, step, effort, last)
-        if trials and of_bottom:
-            ranked = self.ranked(BOTTOM, known, PATHS[effort], 1 + of_bottom)
-            known[LEVELS[BOTTOM]] = trials.bottom(known, ranked[1:])
+        for rounds in of_bottom:
+            assert trials
+            if improvements:
+                self._move(known, TURN, last)
+            known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED), rounds)
         return [known[name] for name in LEVELS]
 
     def encoded(self, level: int, known: dict[str, Any], last: bool = False) -> dict[str, Any]:
@@ -160,16 +165,29 @@ class Transform:
         found[:, :, inside[0], inside[1]] = codes.reshape(count, -1, *latents.shape[:2])
         return found
 
+    def distances(self, level: int, latents: Any, codes: NDArray[np.int32]) -> Floats:
+        """The squared distances of a level's latents (n, D) from what codes (R, S, h, w) say, in bits, as its search counts them.
+
+        Gives (R, h, w).
+        """
+        assert self.searches is not None
+        flat = codes.reshape(*codes.shape[:2], -1)
+        return self.searches()[level].distances(latents.reshape(flat.shape[2], -1), flat).reshape(len(codes), *codes.shape[2:])
+
     def _improvements(self, effort: int) -> tuple[float, ...]:
         """How far the bottom latents of a tile go each time that they are improved."""
         return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
 
     def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
-        """Moves the bottom latents that are `known` by a part of the way to those wanted, and finds the bottom codes again."""
+        """Moves the bottom latents that are `known`, and finds the bottom codes again."""
+        self._move(known, step, last)
+        known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
+
+    def _move(self, known: dict[str, Any], step: float, last: bool) -> None:
+        """Moves the bottom latents that are `known` by a part of the way to those wanted."""
         assert self.improver is not None
         wanted = run(self.improver(), known, last).get("wanted")
         known["latents"] = _improved(known["latents"], wanted, step)
-        known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).

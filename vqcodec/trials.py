@@ -1,24 +1,25 @@
 """Trials: alternatives that the search kept, decided by what they really cost (analysis by synthesis).
 
 The search takes a distance of latents for the picture's error, and the light conditional model's bits for the prior's. Among paths that
-cost nearly the same it often takes the wrong one, and nothing but trying tells: at every third position of every third row the codes
-become the alternative, the picture is decoded, the prior is asked for its bits, and a position keeps the alternative where the 3 x 3
-positions around it cost less than before. What was tried beside it lies so far away that it changes little there. So nine trials go
-over a map (coordinate descent, many coordinates at a time; Bertsekas and Tsitsiklis 1989).
+cost nearly the same it often takes the wrong one, and nothing but trying tells: some positions take an alternative, the picture is
+decoded, the prior is asked for its bits, and a position keeps its alternative where the 3 x 3 positions around it cost less than before
+(coordinate descent, many coordinates at a time; Bertsekas and Tsitsiklis 1989). So that each round tells as much as it can, those
+alternatives go first that promise the most by the search's distances and the prior's bits, of every two that would disturb each other
+the better one.
 
-Shapes: codes `(S, h, w)` and costs `(h, w)`, in bits.
+Shapes: codes `(S, h, w)`, alternatives `(R, S, h, w)` and costs `(h, w)`, in bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vqcodec.bitstream import position_bits
+from vqcodec.bitstream import alternative_bits, position_bits
 from vqcodec.codes import CodeMap, Codes
 from vqcodec.config import LEVEL_STRIDES, LEVELS, QUALITY_STEPS
 from vqcodec.errors import InvalidModelError
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 Costs = NDArray[np.float64]
 
-SPACING = 3  # positions from one that is tried to the next; with 2 they disturb each other (bench/LOG.md)
+SPACING = 3  # positions from one that is tried to the next, at least; with 2 they disturb each other (bench/LOG.md)
+WORTHLESS = 8  # bits by which an alternative seems to cost so much more that it is not tried
+PASSES = 6  # over the map for the positions of a round; more find hardly any
 TRIED_PATHS = 4  # of the search for bottom codes where middle ones are tried
 MIDDLE, BOTTOM = 1, 2  # the levels' indices
 
@@ -47,7 +50,7 @@ class Trials:
         self.transform, self.prior, self.quality, self.tile, self.origin, self.size = transform, prior, quality, tile, origin, size
         self.weight = transform.config.lagrangian(quality / QUALITY_STEPS) / 255**2  # of a pixel's squared error, in bits
 
-    def middle(self, known: dict[str, Any], alternatives: Iterable[CodeMap], moved: Floats) -> dict[str, Any]:
+    def middle(self, known: dict[str, Any], alternatives: NDArray[np.int32], moved: Floats, rounds: int) -> dict[str, Any]:
         """What the bottom's encoder gives after better middle codes, and all it takes.
 
         That is `known`, with the middle codes so far. The bottom latents are `moved` from what their encoder gives, every time, as
@@ -63,20 +66,35 @@ class Trials:
             trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, TRIED_PATHS)[0]
             return self._costs(MIDDLE, trial, self._contexts(trial))
 
-        return entered(decided(known[LEVELS[MIDDLE]], alternatives, cost, self._first(MIDDLE)))
+        return entered(self._decided(MIDDLE, known, self._contexts(known), alternatives, cost, rounds))
 
-    def bottom(self, known: dict[str, Any], alternatives: Iterable[CodeMap]) -> CodeMap:
+    def bottom(self, known: dict[str, Any], alternatives: NDArray[np.int32], rounds: int) -> CodeMap:
         """Better bottom codes than those `known`."""
         contexts = self._contexts(known)
 
         def cost(codes: CodeMap) -> Costs:
             return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, contexts)
 
-        return decided(known[LEVELS[BOTTOM]], alternatives, cost, self._first(BOTTOM))
+        return self._decided(BOTTOM, known, contexts, alternatives, cost, rounds)
 
-    def _first(self, level: int) -> tuple[int, int]:
-        """The tile's first position among the picture's."""
-        return self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]
+    def _decided(
+        self,
+        level: int,
+        known: dict[str, Any],
+        contexts: list[Array],
+        alternatives: NDArray[np.int32],
+        cost: Callable[[CodeMap], Costs],
+        rounds: int,
+    ) -> CodeMap:
+        """Better codes of a level, whose latents are `known`."""
+        codes = known[LEVELS[level]]
+        every = np.concatenate([codes[None], alternatives])
+        guesses = self.transform.distances(level, known["latents"], every)
+        with np.errstate(all="ignore"):  # a spoilt model's numbers may be none
+            guesses = guesses + alternative_bits(self.prior, level, contexts[level], codes, every)
+            guesses = guesses[1:] - guesses[0]
+        first = self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]  # the tile's, in the picture
+        return decided(codes, alternatives, guesses, cost, rounds, first)
 
     def _contexts(self, known: dict[str, Any]) -> list[Array]:
         """What the prior knows of each level before its first code."""
@@ -102,24 +120,52 @@ class Trials:
         return costs
 
 
-def decided(codes: CodeMap, alternatives: Iterable[CodeMap], cost: Callable[[CodeMap], Costs], first: tuple[int, int] = (0, 0)) -> CodeMap:
-    """Codes that cost less, at each position its own or those of one of the `alternatives`; `cost` gives what whole maps cost.
+def decided(
+    codes: CodeMap,
+    alternatives: NDArray[np.int32],
+    guesses: Costs,
+    cost: Callable[[CodeMap], Costs],
+    rounds: int,
+    first: tuple[int, int] = (0, 0),
+) -> CodeMap:
+    """Codes that cost less, at each position its own or those of one of the `alternatives` (R, S, h, w).
 
-    `first` is the map's first position in a larger one: positions are tried in the order that they would be tried in there.
+    `guesses` (R, h, w) say by how much an alternative seems to cost more, and `cost` gives what whole maps cost. In each of the `rounds`
+    the most promising ones that lie far enough from each other are tried. `first` is the map's first position in a larger one.
     """
-    codes, costs = codes.copy(), cost(codes)
-    for alternative, *turn in product(alternatives, range(SPACING), range(SPACING)):
-        row, column = ((index - start) % SPACING for index, start in zip(turn, first, strict=True))
-        places = np.s_[:, row::SPACING, column::SPACING]
-        tried = codes.copy()
-        tried[places] = alternative[places]
-        if (tried == codes).all():
-            continue
+    known = (alternatives == codes).all(1)
+    known[1:] |= (alternatives[1:] == alternatives[:-1]).all(1)
+    guesses, costs = np.where(known, np.inf, guesses), cost(codes)
+    for _ in range(rounds):
+        which = guesses.argmin(0)[None]
+        guess = np.take_along_axis(guesses, which, 0)
+        places = spread_out(guess[0], first)
+        if not places.any():
+            break
+        tried = np.where(places, np.take_along_axis(alternatives, which[:, None], 0)[0], codes)
         found = cost(tried)
-        better = _around(found - costs, row, column) < 0
-        codes[places] = np.where(better, tried[places], codes[places])
-        np.copyto(costs, found, where=_spread(better, row, column, costs.shape))
+        better = places & (_around(found - costs) < 0)
+        codes, costs = np.where(better, tried, codes), np.where(_around(better) > 0, found, costs)
+        np.put_along_axis(guesses, which, np.where(places, np.inf, guess), 0)
+        guesses -= np.where(better, guess[0], 0)
     return codes
+
+
+def spread_out(guesses: Costs, first: tuple[int, int]) -> NDArray[np.bool_]:
+    """Positions that are no worse than any near them, none of them `WORTHLESS`, and at least `SPACING` apart (h, w).
+
+    Among equals those of a lattice come first, whose start is that of the larger map, of which `first` is the first position here.
+    """
+    rows, columns = ((index + start) % SPACING for index, start in zip(np.indices(guesses.shape), first, strict=True))
+    ranks = np.empty(guesses.size, np.int64)
+    ranks[np.lexsort((columns.ravel(), rows.ravel(), guesses.ravel()))] = np.arange(guesses.size)
+    ranks = np.where(guesses < WORTHLESS, ranks.reshape(guesses.shape), guesses.size)
+    chosen = np.zeros(guesses.shape, bool)
+    for _ in range(PASSES):
+        new = (ranks == _windows(ranks, SPACING - 1, guesses.size).min((2, 3))) & (ranks < guesses.size)
+        chosen |= new
+        ranks[_windows(new, SPACING - 1).any((2, 3))] = guesses.size
+    return chosen
 
 
 @np.errstate(all="ignore")  # a spoilt model's numbers may be none
@@ -138,17 +184,12 @@ def squared_errors(original: Image, decoded: Image, stride: int) -> Costs:
     return errors
 
 
-def _around(values: Costs, row: int, column: int) -> Costs:
-    """Sums over the positions around every third one, from (row, column) on: (h, w) -> (n, m)."""
-    height, width = (len(range(first, length, SPACING)) for first, length in zip((row, column), values.shape, strict=True))
-    padded = np.pad(values, 1)[row : row + SPACING * height, column : column + SPACING * width]
-    sums: Costs = padded.reshape(height, SPACING, width, SPACING).sum((1, 3))
+def _around(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums over the 3 x 3 positions around each: (h, w) -> (h, w)."""
+    sums: NDArray[Any] = _windows(values, 1).sum((2, 3))
     return sums
 
 
-def _spread(chosen: NDArray[np.bool_], row: int, column: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The positions around those chosen, the other way round: (n, m) -> (h, w)."""
-    padded = np.zeros((shape[0] + 2, shape[1] + 2), bool)
-    here = chosen.repeat(SPACING, 0).repeat(SPACING, 1)
-    padded[row : row + len(here), column : column + here.shape[1]] = here
-    return padded[1:-1, 1:-1]
+def _windows(values: NDArray[Any], reach: int, outside: int = 0) -> NDArray[Any]:
+    """What lies at most `reach` rows and columns from each position: (h, w) -> (h, w, n, n)."""
+    return sliding_window_view(np.pad(values, reach, constant_values=outside), (2 * reach + 1, 2 * reach + 1))
