@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
+from vqcodec import codec
 from vqcodec.config import LevelConfig
 from vqcodec.errors import ModelError, TrainingError
 from vqcodec.model import CARD, DECODE, IMPROVE, WEIGHTS, load_model, open_transform
@@ -742,6 +743,18 @@ def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE
         model = load_model(folder)
         assert (model.transform.improver is None) is plain
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
+
+
+@pytest.mark.parametrize("empty", [(0, 1), (2,)])
+@pytest.mark.parametrize("plain", [False, True])
+def test_models_with_a_level_without_stages_encode_at_every_effort(empty: tuple[int, ...], plain: bool, tmp_path: Path) -> None:
+    levels = tuple(replace(level, stages=0) if index in empty else level for index, level in enumerate(TINY.transform.levels))
+    config = replace(TINY, transform=replace(TINY.transform, levels=levels))
+    export_model(export_transform(VQVAE(config.transform, plain)), pixelcnn.PixelCNN(config), tmp_path / "model", "model", {})
+    model, image = load_model(tmp_path / "model"), load_image(IMAGES / "astronaut.png")[40:140, 60:190]
+    for effort in range(len(PATHS)):
+        codes = codec.decode_codes(codec.compress(image, 50, model, effort=effort), model)
+        assert [len(code_map) for code_map in codes] == [level.stages for level in levels]
 
 
 def test_an_interrupted_export_leaves_no_model(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:

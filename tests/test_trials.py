@@ -52,8 +52,7 @@ def test_no_alternative_is_no_trial() -> None:
 
     assert np.array_equal(decided(codes, codes[None], np.zeros((1, 3, 4)), cost, 9), codes)
     assert np.array_equal(decided(codes, codes[None] + 1, np.full((1, 3, 4), WORTHLESS), cost, 9), codes)
-    assert np.array_equal(decided(codes, codes[None] + 1, np.full((1, 3, 4), np.nan), cost, 9), codes)
-    assert len(calls) == 3
+    assert len(calls) == 2
 
 
 def test_what_promises_most_is_tried_first() -> None:
@@ -64,14 +63,17 @@ def test_what_promises_most_is_tried_first() -> None:
         return 10.0 - tried[0]
 
     alternatives = np.array([1, 2, 3], np.int32).reshape(3, 1, 1, 1)
-    assert decided(codes, alternatives, np.array([2.0, -1.0, 1.0]).reshape(3, 1, 1), cost, 2)[0, 0, 0] == 3
+    assert decided(codes, alternatives, np.array([2.0, -1.0, 1.0]).reshape(3, 1, 1), cost, 2).item() == 3
     assert calls == [0, 2, 3]
 
 
+@pytest.mark.parametrize("falling", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (17, 23)])
-def test_positions_of_a_round_lie_apart_and_leave_no_better_one_out(shape: tuple[int, int]) -> None:
+def test_positions_of_a_round_lie_apart_and_leave_no_better_one_out(shape: tuple[int, int], falling: bool) -> None:
     guesses = np.random.default_rng(1).normal(size=shape) + 1
     guesses[guesses > 2] = WORTHLESS
+    if falling:
+        guesses = -np.sort(-guesses.ravel()).reshape(shape)
     chosen = spread_out(guesses, (0, 0))
     assert not chosen[guesses >= WORTHLESS].any()
     rows, columns = chosen.nonzero()
@@ -128,19 +130,22 @@ def test_the_bits_of_alternatives_are_those_of_maps_where_one_position_has_chang
 
 
 @pytest.mark.parametrize("quality", [10, 50, 90])
-def test_files_of_tried_codes_cost_less(quality: int, default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By lambda times the error plus the bits; whole files of the same effort, half a per cent at least."""
+@pytest.mark.parametrize(("effort", "least"), [(7, 0.008), (9, 0.025)])
+def test_files_of_tried_codes_cost_less(
+    quality: int, effort: int, least: float, default_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By lambda times the error plus the bits; whole files of the same effort."""
     image = load_image(IMAGES / "chelsea.png")
     config = default_model.config.transform
     weight = config.lambda_min * (config.lambda_max / config.lambda_min) ** (quality / 100) / 255**2
 
     def cost() -> float:
-        data = codec.compress(image, quality, default_model, effort=9)
+        data = codec.compress(image, quality, default_model, effort=effort)
         return float(weight * metrics.mse(image, codec.decompress(data, default_model)) + metrics.bpp(len(data), *image.shape[:2]))
 
     tried = cost()
     monkeypatch.setattr("vqcodec.model.TRIALS", ((0, ()),) * len(transform.TRIALS))
-    assert tried < 0.995 * cost()
+    assert tried < (1 - least) * cost()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 90), (33, 64)])

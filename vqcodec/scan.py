@@ -209,7 +209,11 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
 @one_blas_thread()
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def scan_others(prior: Prior, level: int, context: Array, symbols: Array, others: list[Array], visit: VisitOther) -> None:
-    """The same where positions have symbols (S + 1, H, W) of each of the `others` in turn, among neighbours with those of `symbols`."""
+    """The same walk, where each position has its symbols of each of the `others` (S + 1, H, W) in turn, among neighbours with `symbols`.
+
+    `visit(which, rows, columns, symbols, freqs)` gets one symbol after the other of those positions (n,) that have it; frequencies are
+    overwritten later.
+    """
     height, width = symbols.shape[1:]
     net = prior.levels[level]
     if not net.config.stages:

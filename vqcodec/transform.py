@@ -43,7 +43,7 @@ IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.45, 0.25), (0.55, 0.3, 0.17
 TRIALS: tuple[tuple[int, tuple[int, ...]], ...]
 TRIALS = (*((0, ()),) * 7, (0, (4,)), (8, (6,)), (24, (9, 9, 9)))
 TURN = 0.2  # that part of the way
-TRIED = 8  # of the search's paths, at most: these are the alternatives
+TRIED_PATHS = 8  # of those that the search kept, the cheapest ones: the alternatives
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
 ENCODE_PIXELS, DECODE_PIXELS = 2 << 20, 3 << 20
@@ -117,14 +117,14 @@ class Transform:
 
         At the bottom the halo is searched only where improvements or trials follow, which depend on it.
         """
-        improvements, (of_middle, of_bottom) = self._improvements(effort), TRIALS[effort] if trials else (0, ())
+        improvements, (of_middle, of_bottom) = self._improvements(effort), self._trials(effort) if trials else (0, ())
         further = bool(improvements or of_middle or of_bottom)
         sparing = last or further  # else the encoders would keep their memory while the improver takes as much again
         begun, found = known, [np.empty(0, np.int32)] * len(LEVELS)
         for level, name in enumerate(LEVELS):
             begun, known = known, self.encoded(level, known, sparing)
             inside = None if further or level != BOTTOM else (kept(rows, LEVEL_STRIDES[level]), kept(columns, LEVEL_STRIDES[level]))
-            found[level] = self.ranked(level, known, PATHS[effort], TRIED if level == MIDDLE and of_middle else 1, inside)
+            found[level] = self.ranked(level, known, PATHS[effort], TRIED_PATHS if level == MIDDLE and of_middle else 1, inside)
             known[name] = found[level][0]
         original, half = known["latents"], (len(improvements) + 1) // 2
         for step in improvements[:half]:
@@ -138,7 +138,7 @@ class Transform:
             assert trials
             if improvements:
                 self._move(known, TURN, last)
-            known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED), rounds)
+            known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED_PATHS), rounds)
         return [known[name] for name in LEVELS]
 
     def encoded(self, level: int, known: dict[str, Any], last: bool = False) -> dict[str, Any]:
@@ -171,12 +171,21 @@ class Transform:
         Gives (R, h, w).
         """
         assert self.searches is not None
-        flat = codes.reshape(*codes.shape[:2], -1)
-        return self.searches()[level].distances(latents.reshape(flat.shape[2], -1), flat).reshape(len(codes), *codes.shape[2:])
+        count, size = codes.shape[2] * codes.shape[3], self.config.levels[level].dim
+        flat = codes.reshape(*codes.shape[:2], count)
+        return self.searches()[level].distances(latents.reshape(count, size), flat).reshape(len(codes), *codes.shape[2:])
 
     def _improvements(self, effort: int) -> tuple[float, ...]:
         """How far the bottom latents of a tile go each time that they are improved."""
         return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
+
+    def _trials(self, effort: int) -> tuple[int, tuple[int, ...]]:
+        """How many rounds of trials the middle has, and how many the bottom has in each of its turns."""
+        of_middle, of_bottom = TRIALS[effort]
+        if not self._improvements(effort):  # the alternatives would be the same in every turn
+            of_bottom = (sum(of_bottom),)
+        middle, bottom = (self.config.levels[level].stages for level in (MIDDLE, BOTTOM))
+        return of_middle if middle else 0, tuple(rounds for rounds in of_bottom if rounds and bottom)
 
     def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
         """Moves the bottom latents that are `known`, and finds the bottom codes again."""

@@ -35,8 +35,7 @@ Costs = NDArray[np.float64]
 
 SPACING = 3  # positions from one that is tried to the next, at least; with 2 they disturb each other (bench/LOG.md)
 WORTHLESS = 8  # bits by which an alternative seems to cost so much more that it is not tried
-PASSES = 6  # over the map for the positions of a round; more find hardly any
-TRIED_PATHS = 4  # of the search for bottom codes where middle ones are tried
+SEARCH_PATHS = 4  # of the search for bottom codes where middle ones are tried
 MIDDLE, BOTTOM = 1, 2  # the levels' indices
 
 
@@ -57,20 +56,22 @@ class Trials:
         improvements have moved them.
         """
 
-        def entered(codes: CodeMap) -> dict[str, Any]:
-            found = self.transform.encoded(BOTTOM, known | {LEVELS[MIDDLE]: codes})
+        contexts = self._contexts(known, MIDDLE)
+
+        def entered(codes: CodeMap, last: bool = False) -> dict[str, Any]:
+            found = self.transform.encoded(BOTTOM, known | {LEVELS[MIDDLE]: codes}, last)
             return found | {"latents": _moved(found["latents"], moved)}
 
         def cost(codes: CodeMap) -> Costs:
             trial = entered(codes)
-            trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, TRIED_PATHS)[0]
-            return self._costs(MIDDLE, trial, self._contexts(trial))
+            trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, SEARCH_PATHS)[0]
+            return self._costs(MIDDLE, trial, [*contexts, self.prior.context(BOTTOM, self.quality, codes, contexts[MIDDLE])])
 
-        return entered(self._decided(MIDDLE, known, self._contexts(known), alternatives, cost, rounds))
+        return entered(self._decided(MIDDLE, known, contexts, alternatives, cost, rounds), last=True)
 
     def bottom(self, known: dict[str, Any], alternatives: NDArray[np.int32], rounds: int) -> CodeMap:
         """Better bottom codes than those `known`."""
-        contexts = self._contexts(known)
+        contexts = self._contexts(known, BOTTOM)
 
         def cost(codes: CodeMap) -> Costs:
             return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, contexts)
@@ -86,22 +87,24 @@ class Trials:
         cost: Callable[[CodeMap], Costs],
         rounds: int,
     ) -> CodeMap:
-        """Better codes of a level, whose latents are `known`."""
+        """Better codes of a level than those `known`, as are its latents and all coarser codes, whose `contexts` these are."""
         codes = known[LEVELS[level]]
-        every = np.concatenate([codes[None], alternatives])
-        guesses = self.transform.distances(level, known["latents"], every)
-        with np.errstate(all="ignore"):  # a spoilt model's numbers may be none
-            guesses = guesses + alternative_bits(self.prior, level, contexts[level], codes, every)
-            guesses = guesses[1:] - guesses[0]
-        first = self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]  # the tile's, in the picture
-        return decided(codes, alternatives, guesses, cost, rounds, first)
 
-    def _contexts(self, known: dict[str, Any]) -> list[Array]:
-        """What the prior knows of each level before its first code."""
+        def seem(maps: NDArray[np.int32]) -> Costs:
+            bits: Costs = alternative_bits(self.prior, level, contexts[level], codes, maps)
+            return bits + self.transform.distances(level, known["latents"], maps)
+
+        with np.errstate(all="ignore"):  # a spoilt model's numbers may be none
+            guesses = seem(alternatives) - seem(codes[None])
+        first = self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]  # the tile's, in the picture
+        return decided(codes, alternatives, np.where(np.isfinite(guesses), guesses, np.inf), cost, rounds, first)
+
+    def _contexts(self, known: dict[str, Any], level: int) -> list[Array]:
+        """What the prior knows of each level down to this one before its first code."""
         contexts: list[Array] = []
-        for level in range(len(LEVELS)):
-            above = (known[LEVELS[level - 1]], contexts[-1]) if level else (None, None)
-            contexts.append(self.prior.context(level, self.quality, *above))
+        for index in range(level + 1):
+            above = (known[LEVELS[index - 1]], contexts[-1]) if index else (None, None)
+            contexts.append(self.prior.context(index, self.quality, *above))
         return contexts
 
     def _costs(self, coarsest: int, known: dict[str, Any], contexts: list[Array]) -> Costs:
@@ -130,8 +133,9 @@ def decided(
 ) -> CodeMap:
     """Codes that cost less, at each position its own or those of one of the `alternatives` (R, S, h, w).
 
-    `guesses` (R, h, w) say by how much an alternative seems to cost more, and `cost` gives what whole maps cost. In each of the `rounds`
-    the most promising ones that lie far enough from each other are tried. `first` is the map's first position in a larger one.
+    `guesses` (R, h, w) say by how much an alternative seems to cost more, none of them NaN, and `cost` gives what whole maps cost. In each
+    of the `rounds` the most promising ones that lie far enough from each other are tried, every one at most once; what a position had
+    before it took one does not come back. `first` is the map's first position in a larger one.
     """
     known = (alternatives == codes).all(1)
     known[1:] |= (alternatives[1:] == alternatives[:-1]).all(1)
@@ -152,7 +156,7 @@ def decided(
 
 
 def spread_out(guesses: Costs, first: tuple[int, int]) -> NDArray[np.bool_]:
-    """Positions that are no worse than any near them, none of them `WORTHLESS`, and at least `SPACING` apart (h, w).
+    """Positions (h, w), taken in the order of their guesses, each at least `SPACING` from those before; none of them `WORTHLESS`.
 
     Among equals those of a lattice come first, whose start is that of the larger map, of which `first` is the first position here.
     """
@@ -161,8 +165,8 @@ def spread_out(guesses: Costs, first: tuple[int, int]) -> NDArray[np.bool_]:
     ranks[np.lexsort((columns.ravel(), rows.ravel(), guesses.ravel()))] = np.arange(guesses.size)
     ranks = np.where(guesses < WORTHLESS, ranks.reshape(guesses.shape), guesses.size)
     chosen = np.zeros(guesses.shape, bool)
-    for _ in range(PASSES):
-        new = (ranks == _windows(ranks, SPACING - 1, guesses.size).min((2, 3))) & (ranks < guesses.size)
+    while ranks.min(initial=guesses.size) < guesses.size:
+        new = (ranks == _windows(ranks, SPACING - 1, guesses.size).min((2, 3))) & (ranks < guesses.size)  # none before it is near
         chosen |= new
         ranks[_windows(new, SPACING - 1).any((2, 3))] = guesses.size
     return chosen
