@@ -154,10 +154,10 @@ def alternative_bits(prior: Prior, level: int, context: Array, codes: CodeMap, a
     """The same for each of the `alternatives` (R, S, H, W), as if it stood alone among neighbours that keep their `codes`: (R, H, W)."""
     bits = np.zeros((len(alternatives), *codes.shape[1:]))
 
-    def visit(which: int, rows: Array, columns: Array, symbols: Array, freqs: Array) -> None:
+    def visit(which: Array, rows: Array, columns: Array, symbols: Array, freqs: Array) -> None:
         bits[which, rows, columns] += _bits(symbols, freqs)
 
-    scan_others(prior, level, context, symbols_of(codes), [symbols_of(other) for other in alternatives], visit)
+    scan_others(prior, level, context, symbols_of(codes), np.stack([symbols_of(other) for other in alternatives]), visit)
     return bits
 
 

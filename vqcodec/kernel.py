@@ -138,6 +138,7 @@ class CompiledWavefronts:
         rows = (longest, 5 * channels), (longest, 2 * channels), (longest, self.packed.hidden)
         shapes = [(1 + len(net.trunk), RING, height + 1, channels), *rows]
         shifted = [address(np.full(shape, SHIFTED, np.uint8), self.kept) for shape in shapes]
+        self.x = self.kept[-2]  # what the heads see
         arrays = (np.empty((longest, widest), np.int32), self.here, symbols, FREQ_TABLE)
         addresses = (address(array, self.kept) for array in arrays)
         strides = (*around.strides[:2], context.shape[2])
@@ -145,11 +146,15 @@ class CompiledWavefronts:
         self.tables = np.empty(longest * max(self.packed.symbol_counts), np.float64)
         self.table = self.tables.ctypes.data
 
-    def freqs(self, t: int, symbols: Array) -> Iterator[tuple[int, Array, Array]]:
-        """As `symbol_freqs` in scan.py at wavefront t; frequencies are overwritten by those of the next symbol."""
+    def freqs(self, t: int, symbols: Array, times: int = 1) -> Iterator[tuple[int, Array, Array]]:
+        """As in scan.py; frequencies are overwritten by those of the next symbol."""
         level, scan, compute = self.packed.level, self.scan, self.kernel.vqcodec_freqs
         self.kernel.vqcodec_trunk(level, scan, t)
         count = symbols.shape[1]
+        if times > 1:
+            once = count // times
+            self.x[:count].reshape(times, once, -1)[1:] = self.x[:once]
+            self.here[once:count] = np.arange(once, count)
         for index, size in enumerate(self.packed.symbol_counts):
             if index or self.packed.lengths:
                 count = compute(level, scan, index, count, self.table)

@@ -22,7 +22,7 @@ from vqcodec.layers import ACTIVATION_MAX, EXACT_LIMIT, Array, Product, clamped
 from vqcodec.prior import LENGTH, Head, LevelPrior, Prior, embed
 
 Visit = Callable[[int, Array, Array, Array], Array]  # (stage or LENGTH, rows, columns, freqs (n, K)) -> symbols (n,)
-VisitOther = Callable[[int, Array, Array, Array, Array], None]  # (which, rows, columns, symbols (n,), freqs (n, K))
+VisitOther = Callable[[Array, Array, Array, Array, Array], None]  # (which, rows, columns, symbols (n,), freqs (n, K))
 VisitKnown = Callable[[int, Array, Array], None]  # (stage or LENGTH, symbols (n,), freqs (n, K))
 
 REACH = 3  # wavefronts that the farthest tap reaches back
@@ -61,8 +61,11 @@ class Wavefronts:
         self.states = [_Ring(height, channels) for _ in net.trunk]
         self.contexts = np.broadcast_to(context, (height, width, channels)).reshape(-1, channels)
 
-    def freqs(self, t: int, symbols: Array) -> Iterator[tuple[int, Array, Array]]:
-        """`symbol_freqs` of wavefront t, whose symbols (S + 1, n) are filled in meanwhile."""
+    def freqs(self, t: int, symbols: Array, times: int = 1) -> Iterator[tuple[int, Array, Array]]:
+        """`symbol_freqs` of wavefront t, whose symbols (S + 1, n) are filled in meanwhile.
+
+        Where there are other symbols for the same positions, n counts them `times` over, once all of them and then all of them again.
+        """
         first, last = _rows(t, *self.size)
         width = self.size[1]
         between = max(1, width - 2)  # from one position of a wavefront to its next, in the order of the map
@@ -72,7 +75,7 @@ class Wavefronts:
             hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, self.product)
             state.put(t, first, x)
             x = clamped(x + mix.raw(hidden, self.product))
-        return symbol_freqs(self.net, x, around, symbols, self.product)
+        return symbol_freqs(self.net, np.tile(x, (times, 1)), np.tile(around, (times, 1)), symbols, self.product)
 
     def enter(self, t: int, symbols: Array) -> None:
         """All symbols of wavefront t are known."""
@@ -208,27 +211,28 @@ def scan_known(prior: Prior, level: int, context: Array, symbols: Array, visit: 
 
 @one_blas_thread()
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")
-def scan_others(prior: Prior, level: int, context: Array, symbols: Array, others: list[Array], visit: VisitOther) -> None:
-    """The same walk, where each position has its symbols of each of the `others` (S + 1, H, W) in turn, among neighbours with `symbols`.
+def scan_others(prior: Prior, level: int, context: Array, symbols: Array, others: Array, visit: VisitOther) -> None:
+    """The same walk, where each position has its symbols of each of the `others` (R, S + 1, H, W), among neighbours with `symbols`.
 
-    `visit(which, rows, columns, symbols, freqs)` gets one symbol after the other of those positions (n,) that have it; frequencies are
-    overwritten later.
+    `visit(which, rows, columns, symbols, freqs)` gets one symbol after the other of those positions (n,), of those of the others, that
+    have it; frequencies are overwritten later.
     """
     height, width = symbols.shape[1:]
-    net = prior.levels[level]
+    net, times = prior.levels[level], len(others)
     if not net.config.stages:
         return
-    held = _wavefront(net, (height, width))
+    held = np.tile(_wavefront(net, (height, width)), times)
     wavefronts = _compiled(prior, level, context, (height, width), held) or Wavefronts(net, context, (height, width), prior.product)
     for t in range(width + 2 * (height - 1)):
         rows, columns = _places(t, height, width)
-        known = held[:, : len(rows)]
-        for which, other in enumerate(others):
-            known[:] = other[:, rows, columns]
-            for stage, here, table in wavefronts.freqs(t, known):
-                visit(which, rows[here], columns[here], known[stage, here], table)
-        known[:] = symbols[:, rows, columns]
-        wavefronts.enter(t, known)
+        count = len(rows)
+        known = held[:, : times * count]
+        known[:] = others[:, :, rows, columns].transpose(1, 0, 2).reshape(len(held), -1)
+        for stage, here, table in wavefronts.freqs(t, known, times):
+            which, places = np.divmod(here, count)
+            visit(which, rows[places], columns[places], known[stage, here], table)
+        held[:, :count] = symbols[:, rows, columns]
+        wavefronts.enter(t, held[:, :count])
 
 
 class _Batch:
