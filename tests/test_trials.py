@@ -10,7 +10,7 @@ from vqcodec import bitstream, codec, metrics, transform
 from vqcodec.codes import CodeMap
 from vqcodec.model import Model, load_model
 from vqcodec.prior import Prior
-from vqcodec.trials import SPACING, WORTHLESS, decided, spread_out, squared_errors
+from vqcodec.trials import SPACING, WORTHLESS, Placed, decided, spread_out, squared_errors
 
 
 @pytest.mark.parametrize("first", [(0, 0), (1, 2), (5, 0)])
@@ -65,6 +65,24 @@ def test_what_promises_most_is_tried_first() -> None:
     alternatives = np.array([1, 2, 3], np.int32).reshape(3, 1, 1, 1)
     assert decided(codes, alternatives, np.array([2.0, -1.0, 1.0]).reshape(3, 1, 1), cost, 2).item() == 3
     assert calls == [0, 2, 3]
+
+
+def test_what_was_refused_is_not_tried_again() -> None:
+    """Where it was: elsewhere the same codes are. What was taken may come back."""
+    codes, calls = np.zeros((2, 1, 9), np.int32), []
+    one, two = codes.copy(), codes.copy()
+    one[:, 0, 1], two[:, 0, [1, 5]] = 1, [[1, 2], [1, 2]]
+    refused: list[Placed] = []
+
+    def cost(tried: CodeMap) -> Array:
+        calls.append(tried)
+        return np.asarray((tried[0] == 1) - (tried[0] == 2).astype(float))
+
+    assert np.array_equal(decided(codes, one[None], -np.ones((1, 1, 9)), cost, 9, refused=refused), codes)
+    found = decided(codes, two[None], -np.ones((1, 1, 9)), cost, 9, refused=refused)
+    assert found[0, 0].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0]
+    assert [tried[0, 0, [1, 5]].tolist() for tried in calls] == [[0, 0], [1, 0], [0, 0], [0, 2]]
+    assert np.array_equal(decided(codes, found[None], -np.ones((1, 1, 9)), cost, 9, refused=refused), found)
 
 
 @pytest.mark.parametrize("falling", [False, True])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vqcodec.transform import Transform
 
 Costs = NDArray[np.float64]
+Placed = tuple[NDArray[np.intp], NDArray[np.intp], CodeMap]  # rows and columns (n,) of a map, and codes (S, n) there
 
 SPACING = 3  # positions from one that is tried to the next, at least; with 2 they disturb each other (bench/LOG.md)
 WORTHLESS = 8  # bits by which an alternative seems to cost so much more that it is not tried
@@ -48,6 +49,7 @@ class Trials:
     def __init__(self, transform: Transform, prior: Prior, quality: int, tile: Image, origin: tuple[int, int], size: tuple[int, int]):
         self.transform, self.prior, self.quality, self.tile, self.origin, self.size = transform, prior, quality, tile, origin, size
         self.weight = transform.config.lagrangian(quality / QUALITY_STEPS) / 255**2  # of a pixel's squared error, in bits
+        self.refused: list[Placed] = []  # bottom codes that did not cost less
 
     def middle(self, known: dict[str, Any], alternatives: NDArray[np.int32], moved: Floats, rounds: int) -> dict[str, Any]:
         """What the bottom's encoder gives after better middle codes, and all it takes.
@@ -67,16 +69,16 @@ class Trials:
             trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, SEARCH_PATHS)[0]
             return self._costs(MIDDLE, trial, [*contexts, self.prior.context(BOTTOM, self.quality, codes, contexts[MIDDLE])])
 
-        return entered(self._decided(MIDDLE, known, contexts, alternatives, cost, rounds), last=True)
+        return entered(self._decided(MIDDLE, known, contexts, alternatives, cost, rounds, []), last=True)
 
     def bottom(self, known: dict[str, Any], alternatives: NDArray[np.int32], rounds: int) -> CodeMap:
-        """Better bottom codes than those `known`."""
+        """Better bottom codes than those `known`, none of which was refused before."""
         contexts = self._contexts(known, BOTTOM)
 
         def cost(codes: CodeMap) -> Costs:
             return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, contexts)
 
-        return self._decided(BOTTOM, known, contexts, alternatives, cost, rounds)
+        return self._decided(BOTTOM, known, contexts, alternatives, cost, rounds, self.refused)
 
     def _decided(
         self,
@@ -86,6 +88,7 @@ class Trials:
         alternatives: NDArray[np.int32],
         cost: Callable[[CodeMap], Costs],
         rounds: int,
+        refused: list[Placed],
     ) -> CodeMap:
         """Better codes of a level than those `known`, as are its latents and all coarser codes, whose `contexts` these are."""
         codes = known[LEVELS[level]]
@@ -97,7 +100,7 @@ class Trials:
         with np.errstate(all="ignore"):  # a spoilt model's numbers may be none
             guesses = seem(alternatives) - seem(codes[None])
         first = self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]  # the tile's, in the picture
-        return decided(codes, alternatives, np.where(np.isfinite(guesses), guesses, np.inf), cost, rounds, first)
+        return decided(codes, alternatives, np.where(np.isfinite(guesses), guesses, np.inf), cost, rounds, first, refused)
 
     def _contexts(self, known: dict[str, Any], level: int) -> list[Array]:
         """What the prior knows of each level down to this one before its first code."""
@@ -130,15 +133,20 @@ def decided(
     cost: Callable[[CodeMap], Costs],
     rounds: int,
     first: tuple[int, int] = (0, 0),
+    refused: list[Placed] | None = None,
 ) -> CodeMap:
     """Codes that cost less, at each position its own or those of one of the `alternatives` (R, S, h, w).
 
     `guesses` (R, h, w) say by how much an alternative seems to cost more, none of them NaN, and `cost` gives what whole maps cost. In each
     of the `rounds` the most promising ones that lie far enough from each other are tried, every one at most once; what a position had
-    before it took one does not come back. `first` is the map's first position in a larger one.
+    before it took one does not come back. `first` is the map's first position in a larger one. What was `refused` is not tried, and what
+    does not cost less joins it.
     """
+    refused = [] if refused is None else refused
     known = (alternatives == codes).all(1)
     known[1:] |= (alternatives[1:] == alternatives[:-1]).all(1)
+    for rows, columns, others in refused:
+        known[:, rows, columns] |= (alternatives[:, :, rows, columns] == others).all(1)
     guesses, costs = np.where(known, np.inf, guesses), cost(codes)
     for _ in range(rounds):
         which = guesses.argmin(0)[None]
@@ -149,6 +157,8 @@ def decided(
         tried = np.where(places, np.take_along_axis(alternatives, which[:, None], 0)[0], codes)
         found = cost(tried)
         better = places & (_around(found - costs) < 0)
+        rows, columns = (places & ~better).nonzero()
+        refused.append((rows, columns, tried[:, rows, columns]))
         codes, costs = np.where(better, tried, codes), np.where(_around(better) > 0, found, costs)
         np.put_along_axis(guesses, which, np.where(places, np.inf, guess), 0)
         guesses -= np.where(better, guess[0], 0)
