@@ -687,24 +687,34 @@ def test_the_export_finds_the_codes_that_torch_finds(plain: bool) -> None:
         assert len(np.unique(found.bottom)) > 4
 
 
+def states_of(transform: VQVAE, codes: list[torch.Tensor], quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The decoder's states at the middle and the bottom level, for these codes."""
+    batch, _, height, width = codes[0].shape
+    middle = transform.refined(0, codes[0], transform.decoder.start.expand(batch, -1, height, width), quality)
+    return middle, transform.refined(1, codes[1], middle, quality)
+
+
 @pytest.mark.parametrize("quality", [0.0, 0.4, 1.0])
-def test_the_wanted_latents_follow_the_gradient(quality: float) -> None:
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_wanted_latents_follow_the_gradient(level: int, quality: float) -> None:
     """torch's own differentiation, of lambda times the squared error a pixel."""
     torch.manual_seed(4)
     transform = VQVAE(PRESETS["tiny"].config.transform).eval()
+    decoder = transform.decoder
     images, qualities = torch.rand(2, 3, 64, 96), torch.full((2,), quality)
     with torch.no_grad():
-        for scale in transform.decoder.scales:
+        for scale in decoder.scales:
             scale.log_scale.normal_(0, 0.3)
         codes = transform.encode(images, qualities, 1)
-        state = transform.decoder.start.expand(2, -1, 2, 3)
-        for level in (0, 1):
-            state = transform.refined(level, codes[level], state, qualities)
-        wanted = wanted_latents(transform, images, codes[2], state, qualities)
-    gain = transform.gain(qualities)
-    values = (transform.looked_up(2, codes[2], gain) * gain).detach().requires_grad_()
-    last = transform.decoder.refine(2, state + transform.decoder.enter[2](values / gain), transform.anchors(qualities))
-    shown = transform.decoder.finish(transform.decoder.features(last, transform.anchors(qualities)), values / gain)
+        states = states_of(transform, codes, qualities)
+        wanted = wanted_latents(transform, images, (codes[1], codes[2]), states, qualities)[level - 1]
+    gain, anchors = transform.gain(qualities), transform.anchors(qualities)
+    latents = {index: (transform.looked_up(index, codes[index], gain) * gain).detach() for index in (1, 2)}
+    values = latents[level].requires_grad_()
+    state = states[0]
+    for index, found in latents.items():
+        state = decoder.refine(index, state + decoder.enter[index](found / gain), anchors)
+    shown = decoder.finish(decoder.features(state, anchors), latents[2] / gain)
     assert 0.01 < ((shown < 0) | (shown > 1)).float().mean() < 0.99  # the clamp has a say
     error = shown + (shown.clamp(0, 1) - shown).detach() - images
     weighed = (transform.lagrangian(qualities) * error.square().mean(1).sum((1, 2))).sum()
@@ -722,14 +732,15 @@ def test_the_export_improves_as_torch_does(small: tuple[VQVAE, pixelcnn.PixelCNN
         quality = torch.tensor([0.5])
         pixels = image.permute(2, 0, 1)[None].float() / 255
         codes = transform.encode(pixels, quality, 1)
-        state = transform.refined(0, codes[0], transform.decoder.start.expand(1, -1, 2, 3), quality)
-        state = transform.refined(1, codes[1], state, quality)
-        wanted = flat(wanted_latents(transform, pixels, codes[2], state, quality))
+        states = states_of(transform, codes, quality)
+        wanted = wanted_latents(transform, pixels, (codes[1], codes[2]), states, quality)
     improver = load_model(folder).transform.improver
-    known = {"image": image[None], "bottom_state": state, "quality": quality, "bottom": codes[2][0].int()}
+    known = {"image": image[None], "state": states[0], "bottom_state": states[1], "quality": quality}
+    known |= {"middle": codes[1][0].int(), "bottom": codes[2][0].int()}
     assert improver is not None
-    (found,) = improver().run(None, {name: x.numpy() for name, x in known.items()})
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3 * float(wanted.abs().max()))
+    for name, expected in zip(("wanted_middle", "wanted"), wanted, strict=True):
+        (found,) = improver().run([name], {key: x.numpy() for key, x in known.items()})
+        np.testing.assert_allclose(found, flat(expected).numpy(), atol=1e-3 * float(expected.abs().max()))
 
 
 def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
     assert np.abs(default_model.decode(whole, *image.shape[:2], 50) - picture).max() <= 1
     part = image[:700, :800]
     tried = default_model.encode(part, 50, effort=9)
-    monkeypatch.setattr("vqcodec.model.TRIALS", ((0, ()),) * len(transform.TRIALS))
+    monkeypatch.setattr("vqcodec.model.TRIALS", (((), ()),) * len(transform.TRIALS))
     improved = default_model.encode(part, 50, effort=9)
     monkeypatch.setattr(transform, "ENCODE_PIXELS", 1 << 21)
     assert differing(improved, default_model.encode(part, 50, effort=9)) < 1e-2
@@ -168,7 +168,7 @@ def test_tiles_improve_as_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patched:
         cut(patched)
         in_tiles = model.encode(image, 50, effort=7)
-    monkeypatch.setattr("vqcodec.model.TRIALS", ((0, ()),) * len(transform.TRIALS))
+    monkeypatch.setattr("vqcodec.model.TRIALS", (((), ()),) * len(transform.TRIALS))
     costs = [cost(image, codes, model) for codes in (tried, in_tiles, model.encode(image, 50, effort=7))]
     assert abs(costs[0] - costs[1]) < 0.1 * (costs[2] - costs[0])
     improved = model.encode(image, 50, effort=9)

@@ -3,9 +3,9 @@
 Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles, and what they take and
 give has names. One for each level's encoding: image (1, H, W, 3) uint8, quality (1,), the coarser levels' codes int32 (S, h, w) and what
 the graphs before it gave -> among others latents (h * w, D) and context (h * w, C), in which search.py finds the level's codes.
-`improve.onnx`: image, quality, the bottom codes and the state from above -> wanted (h * w, D), where the bottom latents should go for the
-picture's error (training/improve.py). `decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8; where the last layer
-can be adapted (adaptation.py) also coordinates (K,) -> features (H * W / 16, F).
+`improve.onnx`: image, quality, the middle and bottom codes and the states from above -> wanted (h * w, D), where the bottom latents should
+go for the picture's error (training/improve.py), and wanted_middle, which older models lack. `decode.onnx`: all codes, quality and keep
+(3,) -> image (1, H, W, 3) uint8; where the last layer can be adapted (adaptation.py) also coordinates (K,) -> features (H * W / 16, F).
 
 In models of the first layout (model.py) one graph encodes, search and all: image, quality and paths (P,) -> all codes. It keeps P
 paths, whatever the values.
@@ -39,10 +39,10 @@ PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 8, 12)  # kept by the search for codes, by effo
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
 IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.45, 0.25), (0.55, 0.3, 0.17))
 # How often alternatives of some positions are tried (trials.py), by effort: middle codes after half of the improvements, bottom codes last,
-# in turns before which the bottom latents go once more a part of the way to those wanted.
-TRIALS: tuple[tuple[int, tuple[int, ...]], ...]
-TRIALS = (*((0, ()),) * 7, (0, (4,)), (8, (6,)), (24, (9, 9, 9)))
-TURN = 0.2  # that part of the way
+# both in turns before which, but for the middle's first one, the level's latents go a part of the way to those wanted.
+TRIALS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+TRIALS = (*(((), ()),) * 7, ((), (4,)), ((4, 4), (6,)), ((8, 8, 8), (9, 9, 9)))
+MIDDLE_TURN, TURN = 0.4, 0.2  # these parts of the way; the middle's at quality 0, and none at 100, where it would lead astray
 TRIED_PATHS = 8  # of those that the search kept, the cheapest ones: the alternatives
 
 # that go through the graphs in one piece, halos and all: about 0.5 GB of activations, 0.7 with improvements
@@ -117,7 +117,7 @@ class Transform:
 
         At the bottom the halo is searched only where improvements or trials follow, which depend on it.
         """
-        improvements, (of_middle, of_bottom) = self._improvements(effort), self._trials(effort) if trials else (0, ())
+        improvements, (of_middle, of_bottom) = self._improvements(effort), self._trials(effort) if trials else ((), ())
         further = bool(improvements or of_middle or of_bottom)
         sparing = last or further  # else the encoders would keep their memory while the improver takes as much again
         begun, found = known, [np.empty(0, np.int32)] * len(LEVELS)
@@ -129,15 +129,21 @@ class Transform:
         original, half = known["latents"], (len(improvements) + 1) // 2
         for step in improvements[:half]:
             self._improve(known, step, effort, last)
-        if trials and of_middle:
-            known = trials.middle(begun, found[MIDDLE][1:], known["latents"] - original, of_middle)
+        moved, alternatives = known["latents"] - original, found[MIDDLE]
+        for turn, rounds in enumerate(of_middle):
+            assert trials
+            begun[LEVELS[MIDDLE]] = known[LEVELS[MIDDLE]]
+            if turn:
+                self._move(begun, "wanted_middle", known, MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS), last)
+                alternatives = self.ranked(MIDDLE, begun, PATHS[effort], TRIED_PATHS)
+            known = trials.middle(begun, alternatives, moved, rounds)
             known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
         for step in improvements[half:]:
             self._improve(known, step, effort, last)
         for rounds in of_bottom:
             assert trials
             if improvements:
-                self._move(known, TURN, last)
+                self._move(known, "wanted", known, TURN, last)
             known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED_PATHS), rounds)
         return [known[name] for name in LEVELS]
 
@@ -179,24 +185,26 @@ class Transform:
         """How far the bottom latents of a tile go each time that they are improved."""
         return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
 
-    def _trials(self, effort: int) -> tuple[int, tuple[int, ...]]:
-        """How many rounds of trials the middle has, and how many the bottom has in each of its turns."""
-        of_middle, of_bottom = TRIALS[effort]
-        if not self._improvements(effort):  # the alternatives would be the same in every turn
-            of_bottom = (sum(of_bottom),)
-        middle, bottom = (self.config.levels[level].stages for level in (MIDDLE, BOTTOM))
-        return of_middle if middle else 0, tuple(rounds for rounds in of_bottom if rounds and bottom)
+    def _trials(self, effort: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """How many rounds of trials the middle and the bottom have in each of their turns."""
+        alone = not self._improvements(effort)  # then the alternatives would be the same in every turn
+        of_middle, of_bottom = (
+            tuple(rounds for rounds in ((sum(turns),) if alone else turns) if rounds and self.config.levels[level].stages)
+            for level, turns in zip((MIDDLE, BOTTOM), TRIALS[effort], strict=True)
+        )
+        return of_middle, of_bottom
 
     def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
         """Moves the bottom latents that are `known`, and finds the bottom codes again."""
-        self._move(known, step, last)
+        self._move(known, "wanted", known, step, last)
         known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
 
-    def _move(self, known: dict[str, Any], step: float, last: bool) -> None:
-        """Moves the bottom latents that are `known` by a part of the way to those wanted."""
+    def _move(self, level: dict[str, Any], name: str, known: dict[str, Any], step: float, last: bool) -> None:
+        """Moves a level's latents by a part of the way to those that the improver gives for what is `known`, under a `name`."""
         assert self.improver is not None
-        wanted = run(self.improver(), known, last).get("wanted")
-        known["latents"] = _improved(known["latents"], wanted, step)
+        wanted = run(self.improver(), known, last, (name,)).get(name)
+        if wanted is not None or name == "wanted":
+            level["latents"] = _improved(level["latents"], wanted, step)
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).

@@ -49,7 +49,7 @@ class Trials:
     def __init__(self, transform: Transform, prior: Prior, quality: int, tile: Image, origin: tuple[int, int], size: tuple[int, int]):
         self.transform, self.prior, self.quality, self.tile, self.origin, self.size = transform, prior, quality, tile, origin, size
         self.weight = transform.config.lagrangian(quality / QUALITY_STEPS) / 255**2  # of a pixel's squared error, in bits
-        self.refused: list[Placed] = []  # bottom codes that did not cost less
+        self.refused: list[list[Placed]] = [[] for _ in LEVELS]  # the codes that did not cost less
 
     def middle(self, known: dict[str, Any], alternatives: NDArray[np.int32], moved: Floats, rounds: int) -> dict[str, Any]:
         """What the bottom's encoder gives after better middle codes, and all it takes.
@@ -69,16 +69,16 @@ class Trials:
             trial[LEVELS[BOTTOM]] = self.transform.ranked(BOTTOM, trial, SEARCH_PATHS)[0]
             return self._costs(MIDDLE, trial, [*contexts, self.prior.context(BOTTOM, self.quality, codes, contexts[MIDDLE])])
 
-        return entered(self._decided(MIDDLE, known, contexts, alternatives, cost, rounds, []), last=True)
+        return entered(self._decided(MIDDLE, known, contexts, alternatives, cost, rounds), last=True)
 
     def bottom(self, known: dict[str, Any], alternatives: NDArray[np.int32], rounds: int) -> CodeMap:
-        """Better bottom codes than those `known`, none of which was refused before."""
+        """Better bottom codes than those `known`."""
         contexts = self._contexts(known, BOTTOM)
 
         def cost(codes: CodeMap) -> Costs:
             return self._costs(BOTTOM, known | {LEVELS[BOTTOM]: codes}, contexts)
 
-        return self._decided(BOTTOM, known, contexts, alternatives, cost, rounds, self.refused)
+        return self._decided(BOTTOM, known, contexts, alternatives, cost, rounds)
 
     def _decided(
         self,
@@ -88,9 +88,11 @@ class Trials:
         alternatives: NDArray[np.int32],
         cost: Callable[[CodeMap], Costs],
         rounds: int,
-        refused: list[Placed],
     ) -> CodeMap:
-        """Better codes of a level than those `known`, as are its latents and all coarser codes, whose `contexts` these are."""
+        """Better codes of a level than those `known`, as are its latents and all coarser codes, whose `contexts` these are.
+
+        None of them was refused before.
+        """
         codes = known[LEVELS[level]]
 
         def seem(maps: NDArray[np.int32]) -> Costs:
@@ -100,7 +102,7 @@ class Trials:
         with np.errstate(all="ignore"):  # a spoilt model's numbers may be none
             guesses = seem(alternatives) - seem(codes[None])
         first = self.origin[0] // LEVEL_STRIDES[level], self.origin[1] // LEVEL_STRIDES[level]  # the tile's, in the picture
-        return decided(codes, alternatives, np.where(np.isfinite(guesses), guesses, np.inf), cost, rounds, first, refused)
+        return decided(codes, alternatives, np.where(np.isfinite(guesses), guesses, np.inf), cost, rounds, first, self.refused[level])
 
     def _contexts(self, known: dict[str, Any], level: int) -> list[Array]:
         """What the prior knows of each level down to this one before its first code."""

@@ -93,13 +93,17 @@ class EncodeBottom(EncodeGraph):
 
 
 class Improve(EncodeGraph):
-    """image, bottom int32 (S, h, w), bottom_state, quality (1,) -> where the bottom latents (n, D) should go (improve.py)."""
+    """Image, middle and bottom int32 (S, h, w), state, bottom_state, quality (1,) -> where the latents (n, D) should go (improve.py)."""
 
-    outputs = ("wanted",)
+    outputs = ("wanted_middle", "wanted")
 
-    def forward(self, image: Tensor, bottom: Tensor, bottom_state: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, image: Tensor, middle: Tensor, bottom: Tensor, state: Tensor, bottom_state: Tensor, quality: Tensor
+    ) -> tuple[Tensor, ...]:
         pixels = image.permute(0, 3, 1, 2).float() / 255
-        return (flat(wanted_latents(self.transform, pixels, bottom[None].long(), bottom_state, quality)),)
+        codes = middle[None].long(), bottom[None].long()
+        wanted_middle, wanted = wanted_latents(self.transform, pixels, codes, (state, bottom_state), quality)
+        return flat(wanted_middle), flat(wanted)
 
 
 class DecodeGraph(nn.Module):
@@ -249,7 +253,14 @@ def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
         ),
         (
             Improve(transform),
-            {"image": (image, whole), "bottom": codes[2], "bottom_state": (torch.zeros_like(bottom_features), bottom), "quality": quality},
+            {
+                "image": (image, whole),
+                "middle": codes[1],
+                "bottom": codes[2],
+                "state": (state, middle),
+                "bottom_state": (torch.zeros_like(bottom_features), bottom),
+                "quality": quality,
+            },
         ),
     ]
     return {
@@ -301,6 +312,7 @@ def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> 
         renamed[tensor.name] = name
     _replace(model.graph.initializer, kept)
     _replace(model.graph.value_info, [])
+    _replace(model.graph.metadata_props, [])  # names of the weights once more
     for node in model.graph.node:
         _replace(node.input, [renamed.get(name, name) for name in node.input])
         _replace(node.metadata_props, [])  # the exporter's notes name files of the machine

@@ -1,4 +1,4 @@
-"""Where the bottom latents should go, written out so that it can be exported: the gradient of the picture's error.
+"""Where the middle and the bottom latents should go, written out so that it can be exported: the gradient of the picture's error.
 
 The search takes a squared distance of latents for the picture's error. How near that comes depends on the place, and the decoder knows:
 at the values e of the codes chosen, with g the gradient of lambda times the squared error, `e - g / 2` are the latents whose squared
@@ -19,24 +19,27 @@ from torch.nn import functional as F
 
 from vqcodec.training.vqvae import BLOCK, SLOPE, VQVAE, Block, QualityScale
 
-BOTTOM = 2  # the index of the level
+MIDDLE, BOTTOM = 1, 2  # the levels' indices
 
 
-def wanted_latents(transform: VQVAE, images: Tensor, codes: Tensor, state: Tensor, quality: Tensor) -> Tensor:
-    """Images (B, 3, H, W), bottom codes (B, S, h, w), the decoder's state there, qualities (B,) -> latents (B, D, h, w).
+def wanted_latents(
+    transform: VQVAE, images: Tensor, codes: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], quality: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where the middle latents should go and where the bottom ones, (B, D, h, w), each as long as all other codes stay.
 
-    The reconstruction's error counts as it is shown, clamped; its gradient goes on as if it were not.
+    Takes images (B, 3, H, W), the middle and the bottom codes (B, S, h, w), the decoder's states at these levels and qualities (B,). The
+    reconstruction's error counts as it is shown, clamped; its gradient goes on as if it were not.
     """
     decoder, anchors, gain = transform.decoder, transform.anchors(quality), transform.gain(quality)
-    values = transform.looked_up(BOTTOM, codes, gain)
-    x = state + decoder.enter[BOTTOM](values)
+    middle, bottom = (transform.looked_up(level, found, gain) for level, found in zip((MIDDLE, BOTTOM), codes, strict=True))
+    x = states[1] + decoder.enter[BOTTOM](bottom)
     kept: list[tuple[int, list[Tensor]]] = []
     for level in (BOTTOM, BOTTOM + 1):
         x, signs = _forward(decoder.scales[level], decoder.blocks[level], x, anchors)
         kept.append((level, signs))
         if level == BOTTOM:
             x = F.pixel_shuffle(decoder.up[level](x), 2)
-    shown = F.pixel_shuffle(decoder.out(x), 4) + F.pixel_shuffle(decoder.direct(values), BLOCK) + 0.5
+    shown = F.pixel_shuffle(decoder.out(x), 4) + F.pixel_shuffle(decoder.direct(bottom), BLOCK) + 0.5
     error = (shown.clamp(0, 1) - images) * (transform.lagrangian(quality)[:, None, None, None] / 3)  # half the gradient by `shown`
 
     x = _back(decoder.out, F.pixel_unshuffle(error, 4))
@@ -45,7 +48,10 @@ def wanted_latents(transform: VQVAE, images: Tensor, codes: Tensor, state: Tenso
         if level != BOTTOM:
             x = _back(decoder.up[level - 1], F.pixel_unshuffle(x, 2))
     half = _back(decoder.enter[BOTTOM], x) + _back(decoder.direct, F.pixel_unshuffle(error, BLOCK))
-    return values * gain - half / gain
+    x = _back(decoder.up[MIDDLE], F.pixel_unshuffle(x, 2))
+    _, signs = _forward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], states[0] + decoder.enter[MIDDLE](middle), anchors)
+    x = _backward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], x, anchors, signs)
+    return middle * gain - _back(decoder.enter[MIDDLE], x) / gain, bottom * gain - half / gain
 
 
 def _forward(scale: QualityScale, blocks: Iterable[nn.Module], x: Tensor, anchors: Tensor) -> tuple[Tensor, list[Tensor]]:
