@@ -236,6 +236,22 @@ def test_outputs_of_another_type_are_one_error(kind: int, folder: Path) -> None:
             load_model(folder).encode(noise(40, 40), 50, effort=6)
 
 
+@pytest.mark.parametrize("operator", ["Identity", "Cast"])
+def test_middle_latents_of_another_shape_or_type_are_one_error(operator: str, folder: Path) -> None:
+    def add(model: Any) -> None:
+        """What the bottom is to be, or numbers of another type."""
+        kind = {"to": TensorProto.DOUBLE} if operator == "Cast" else {}
+        model.graph.node.append(helper.make_node(operator, ["wanted"], ["wanted_middle"], **kind))
+        model.graph.output.append(helper.make_tensor_value_info("wanted_middle", kind.get("to", TensorProto.FLOAT), None))
+
+    change(folder, IMPROVE, add)
+    model = load_model(folder)
+    model.encode(noise(40, 40), 50, effort=7)
+    model.encode(noise(40, 40), 100, effort=8)
+    with pytest.raises(InvalidModelError, match=r"improve\.onnx"):
+        model.encode(noise(40, 40), 50, effort=8)
+
+
 def test_outputs_of_another_shape_or_number_are_one_error(folder: Path) -> None:
     def flatten(model: Any) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "flat"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from tests.support import GOLDENS, IMAGES, Array, load_image, noise
 from vqcodec import bitstream, codec, metrics, transform
 from vqcodec.codes import CodeMap
+from vqcodec.config import LEVELS
 from vqcodec.model import Model, load_model
 from vqcodec.prior import Prior
-from vqcodec.trials import SPACING, WORTHLESS, Placed, decided, spread_out, squared_errors
+from vqcodec.trials import BOTTOM, SPACING, WORTHLESS, Placed, Trials, decided, spread_out, squared_errors
 
 
 @pytest.mark.parametrize("first", [(0, 0), (1, 2), (5, 0)])
@@ -132,18 +134,19 @@ def test_the_bits_of_positions_add_up_to_those_of_levels() -> None:
         assert bits.sum() == pytest.approx(sum(ideal), rel=1e-9)
 
 
+@pytest.mark.parametrize("width", [20, 90])  # of one position at the top, whose every second wavefront is empty, and of more
 @pytest.mark.parametrize("compiled", [True, False])
-def test_the_bits_of_alternatives_are_those_of_maps_where_one_position_has_changed(compiled: bool) -> None:
+def test_the_bits_of_alternatives_are_those_of_maps_where_one_position_has_changed(compiled: bool, width: int) -> None:
     model = load_model(GOLDENS[-1] / "model")
     prior = Prior(model.prior.levels, compiled=compiled)
-    codes, others = (model.encode(noise(70, 90)[::step], quality) for step, quality in ((1, 50), (-1, 90)))
+    codes, others = (model.encode(noise(70, width)[::step], quality) for step, quality in ((1, 50), (-1, 90)))
     context = prior.context(0, 5000, None, None)
     for level, (code_map, other) in enumerate(zip(codes, others, strict=True)):
         if level:
             context = prior.context(level, 5000, codes[level - 1], context)
         found = bitstream.alternative_bits(prior, level, context, code_map, np.stack([code_map, other]))
         assert np.array_equal(found[0], bitstream.position_bits(prior, level, context, code_map))
-        for row, column in ((0, 0), (-1, -1), (1, 1)):
+        for row, column in ((0, 0), (-1, -1), (1, -1)):
             changed = code_map.copy()
             changed[:, row, column] = other[:, row, column]
             assert found[1, row, column] == bitstream.position_bits(prior, level, context, changed)[row, column]
@@ -157,6 +160,29 @@ def lagrangian(quality: int, effort: int, model: Model, name: str = "chelsea.png
     return float(weight * metrics.mse(image, codec.decompress(data, model)) + metrics.bpp(len(data), *image.shape[:2]))
 
 
+def test_turns_do_not_try_again_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = load_model(GOLDENS[-1] / "model"), noise(64, 96)
+    known = {"image": image[None], "quality": np.array([0.5], np.float32)}
+    for level, name in enumerate(LEVELS):
+        known = model.transform.encoded(level, known)
+        known[name] = model.transform.ranked(level, known, 4)[0]
+    alternatives = model.transform.ranked(BOTTOM, known, 8, 8)
+    trials, calls, decode = Trials(model.transform, model.prior, 5000, image, (0, 0), (64, 96)), [], model.transform.decode
+
+    def counted(*arguments: Any) -> Array:
+        calls.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(model.transform, "decode", counted)
+    tried: list[int] = []
+    while len(tried) < 20 and tried[-1:] != [1]:  # what was left may come back, but not for ever
+        before = len(calls)
+        known[LEVELS[BOTTOM]] = trials.bottom(known, alternatives, 999)
+        tried.append(len(calls) - before)
+    assert 9 < len(calls) < 2 * tried[0]
+
+
+@pytest.mark.weights
 @pytest.mark.parametrize("quality", [10, 50, 90])
 @pytest.mark.parametrize(("effort", "least"), [(7, 0.008), (9, 0.025)])
 def test_files_of_tried_codes_cost_less(
@@ -168,6 +194,7 @@ def test_files_of_tried_codes_cost_less(
     assert tried < (1 - least) * lagrangian(quality, effort, default_model)
 
 
+@pytest.mark.weights
 def test_files_cost_less_where_the_middle_follows_the_gradient(default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Than where all of its turns try what the first one left; four files, as single ones may gain a few hundredths of a per cent."""
 

@@ -137,8 +137,8 @@ class CompiledWavefronts:
         self.kept: list[Array] = [around]  # what the kernel has addresses of
         rows = (longest, 5 * channels), (longest, 2 * channels), (longest, self.packed.hidden)
         shapes = [(1 + len(net.trunk), RING, height + 1, channels), *rows]
-        shifted = [address(np.full(shape, SHIFTED, np.uint8), self.kept) for shape in shapes]
-        self.x = self.kept[-2]  # what the heads see
+        rings, columns, self.x, hidden = (np.full(shape, SHIFTED, np.uint8) for shape in shapes)  # x is what the heads see
+        shifted = [address(array, self.kept) for array in (rings, columns, self.x, hidden)]
         arrays = (np.empty((longest, widest), np.int32), self.here, symbols, FREQ_TABLE)
         addresses = (address(array, self.kept) for array in arrays)
         strides = (*around.strides[:2], context.shape[2])
@@ -153,7 +153,7 @@ class CompiledWavefronts:
         count = symbols.shape[1]
         if times > 1:
             once = count // times
-            self.x[:count].reshape(times, once, -1)[1:] = self.x[:once]
+            self.x[:count].reshape(times, once, self.x.shape[1])[1:] = self.x[:once]
             self.here[once:count] = np.arange(once, count)
         for index, size in enumerate(self.packed.symbol_counts):
             if index or self.packed.lengths:

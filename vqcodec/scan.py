@@ -64,7 +64,7 @@ class Wavefronts:
     def freqs(self, t: int, symbols: Array, times: int = 1) -> Iterator[tuple[int, Array, Array]]:
         """`symbol_freqs` of wavefront t, whose symbols (S + 1, n) are filled in meanwhile.
 
-        Where there are other symbols for the same positions, n counts them `times` over, once all of them and then all of them again.
+        With `times` above 1 n is so many times the wavefront's positions: all of them, then all of them again, with other symbols.
         """
         first, last = _rows(t, *self.size)
         width = self.size[1]
@@ -75,7 +75,9 @@ class Wavefronts:
             hidden = spatial(np.concatenate([*state.taps(t, first, last), x], axis=1), 0, self.product)
             state.put(t, first, x)
             x = clamped(x + mix.raw(hidden, self.product))
-        return symbol_freqs(self.net, np.tile(x, (times, 1)), np.tile(around, (times, 1)), symbols, self.product)
+        if times > 1:
+            x, around = np.tile(x, (times, 1)), np.tile(around, (times, 1))
+        return symbol_freqs(self.net, x, around, symbols, self.product)
 
     def enter(self, t: int, symbols: Array) -> None:
         """All symbols of wavefront t are known."""

@@ -44,7 +44,7 @@ class Later:
 
 
 def run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Runs a graph on those of its inputs that are known, and gives its outputs, all or some, by their names; no more than they need.
+    """Runs a graph on those of its inputs that are known, and gives its outputs, all or some, by their names.
 
     A model whose graphs do not fit its configuration shows here. With the `last` tile the session gives memory back.
     """
@@ -52,7 +52,6 @@ def run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...
 
     options = RunOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    options.only_execute_path_to_fetches = outputs is not None
     if last:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     try:

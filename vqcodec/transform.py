@@ -129,23 +129,44 @@ class Transform:
         original, half = known["latents"], (len(improvements) + 1) // 2
         for step in improvements[:half]:
             self._improve(known, step, effort, last)
-        moved, alternatives = known["latents"] - original, found[MIDDLE]
-        for turn, rounds in enumerate(of_middle):
-            assert trials
-            begun[LEVELS[MIDDLE]] = known[LEVELS[MIDDLE]]
-            if turn:
-                self._move(begun, "wanted_middle", known, MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS), last)
-                alternatives = self.ranked(MIDDLE, begun, PATHS[effort], TRIED_PATHS)
-            known = trials.middle(begun, alternatives, moved, rounds)
-            known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
+        if trials and of_middle:
+            known = self._tried_middle(trials, begun, known, original, found[MIDDLE][1:], effort, last)
         for step in improvements[half:]:
             self._improve(known, step, effort, last)
         for rounds in of_bottom:
             assert trials
             if improvements:
-                self._move(known, "wanted", known, TURN, last)
+                self._move(known, TURN, last)
             known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED_PATHS), rounds)
         return [known[name] for name in LEVELS]
+
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
+    def _tried_middle(
+        self,
+        trials: Trials,
+        begun: dict[str, Any],
+        known: dict[str, Any],
+        original: Floats,
+        alternatives: NDArray[np.int32],
+        effort: int,
+        last: bool,
+    ) -> dict[str, Any]:
+        """What is `known` of a tile with better middle codes, and with the bottom's latents and codes that follow from them.
+
+        `begun` is what was known before the bottom's encoder, which gave the latents `original`, and `alternatives` are the codes that the
+        search kept beside those of the middle.
+        """
+        moved = known["latents"] - original
+        step = MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS)
+        for turn, rounds in enumerate(self._trials(effort)[0]):
+            wanted = self._wanted("wanted_middle", known, last) if turn and step > 0 else None
+            if wanted is not None:  # older models have none: they go on with the same alternatives
+                begun |= {"latents": _improved(begun["latents"], wanted, step)}
+                alternatives = self.ranked(MIDDLE, begun, PATHS[effort], TRIED_PATHS)
+            known = trials.middle(begun, alternatives, moved, rounds)
+            begun |= {LEVELS[MIDDLE]: known[LEVELS[MIDDLE]]}
+            known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
+        return known
 
     def encoded(self, level: int, known: dict[str, Any], last: bool = False) -> dict[str, Any]:
         """What is `known`, and what a level's encoder gives, latents and their context among it."""
@@ -196,15 +217,17 @@ class Transform:
 
     def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
         """Moves the bottom latents that are `known`, and finds the bottom codes again."""
-        self._move(known, "wanted", known, step, last)
+        self._move(known, step, last)
         known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
 
-    def _move(self, level: dict[str, Any], name: str, known: dict[str, Any], step: float, last: bool) -> None:
-        """Moves a level's latents by a part of the way to those that the improver gives for what is `known`, under a `name`."""
+    def _move(self, known: dict[str, Any], step: float, last: bool) -> None:
+        """Moves the bottom latents that are `known` by a part of the way to those wanted."""
+        known["latents"] = _improved(known["latents"], self._wanted("wanted", known, last), step)
+
+    def _wanted(self, name: str, known: dict[str, Any], last: bool) -> Any:
+        """What the improver gives under a `name` for what is `known`; None where it does not."""
         assert self.improver is not None
-        wanted = run(self.improver(), known, last, (name,)).get(name)
-        if wanted is not None or name == "wanted":
-            level["latents"] = _improved(level["latents"], wanted, step)
+        return run(self.improver(), known, last, (name,)).get(name)
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).

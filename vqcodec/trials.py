@@ -141,8 +141,8 @@ def decided(
 
     `guesses` (R, h, w) say by how much an alternative seems to cost more, none of them NaN, and `cost` gives what whole maps cost. In each
     of the `rounds` the most promising ones that lie far enough from each other are tried, every one at most once; what a position had
-    before it took one does not come back. `first` is the map's first position in a larger one. What was `refused` is not tried, and what
-    does not cost less joins it.
+    before it took one does not come back in them. `first` is the map's first position in a larger one. What was `refused` is not tried,
+    and what does not cost less joins it.
     """
     refused = [] if refused is None else refused
     known = (alternatives == codes).all(1)

@@ -21,6 +21,7 @@ from tests.fuzz import mutations
 from tests.fuzz.mutations import Edit
 from tests.support import GOLDENS, noise, swapped
 from vqcodec import bitstream, codec, container, image
+from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
 from vqcodec.layers import int64_product
@@ -146,7 +147,8 @@ def use_weights(data: bytes) -> None:
     picture, codes = small_picture()
     opened = with_file(WEIGHTS, data)
     opened.decode(codes, 64, 64, 50)
-    opened.encode(picture, 50, effort=9)
+    for effort in (DEFAULT_EFFORT, 9):
+        opened.encode(picture, 50, effort)
 
 
 def use_graph(data: bytes) -> None:
@@ -157,7 +159,9 @@ def use_graph(data: bytes) -> None:
         return
     first, second, third = ENCODERS
     name = IMPROVE if b"wanted" in data else first if b"image" in data else second if b"middle_features" in data else third
-    with_file(name, data).encode(picture, 50, effort=9)
+    opened = with_file(name, data)
+    for effort in (DEFAULT_EFFORT, 9):
+        opened.encode(picture, 50, effort)
 
 
 @cache
