@@ -130,7 +130,7 @@ class Transform:
         for step in improvements[:half]:
             self._improve(known, step, effort, last)
         if trials and of_middle:
-            known = self._tried_middle(trials, begun, known, original, found[MIDDLE][1:], effort, last)
+            known = self._tried_middle(trials, begun, known, original, found[MIDDLE], effort, last)
         for step in improvements[half:]:
             self._improve(known, step, effort, last)
         for rounds in of_bottom:
@@ -153,8 +153,8 @@ class Transform:
     ) -> dict[str, Any]:
         """What is `known` of a tile with better middle codes, and with the bottom's latents and codes that follow from them.
 
-        `begun` is what was known before the bottom's encoder, which gave the latents `original`, and `alternatives` are the codes that the
-        search kept beside those of the middle.
+        `begun` is what was known before the bottom's encoder, which gave the latents `original`, and `alternatives` are the middle codes
+        that the search kept, the best ones too: where those were left, they may come back in a later turn.
         """
         moved = known["latents"] - original
         step = MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS)
