@@ -24,8 +24,8 @@ from vqcodec.config import LEVELS, LevelConfig, ModelConfig, PriorConfig, Transf
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "v1"
 # a model of the first layout; without lengths; without an improver; without weights in eight bits; without codebooks in eight bits; without
-# an adapted decoder; as they are written
-GOLDENS = (GOLDEN, *(GOLDEN.parent / name for name in ("v2", "v3", "v4", "v5", "v6", "v7")))
+# an adapted decoder; without an improver of the middle; as they are written
+GOLDENS = (GOLDEN, *(GOLDEN.parent / name for name in ("v2", "v3", "v4", "v5", "v6", "v7", "v8")))
 IMAGES = ROOT / "tests" / "images"
 DEFAULT_MODEL = ROOT / "models" / "default"
 SHARED = ROOT.parent / "shared"  # photographs and hostile files that lie beside some checkouts

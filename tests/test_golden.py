@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import reference
-from tests.support import GOLDEN, GOLDENS, run_python, same
+from tests.support import GOLDEN, GOLDENS, ROOT, run_python, same
 from vqcodec import codec, container, selftest
 from vqcodec.codes import Codes
 from vqcodec.kernel import library
@@ -108,6 +109,12 @@ def test_a_machine_without_the_coder_decodes_all_files(coder: tuple[str, ...]) -
     assert len({line.partition(": ")[2] for line in digests}) == 1
     assert [line.split(",")[0] for line in digests] == [f"{kind}: {len(FILES)} files" for kind in kinds]
     assert last == "0 files have other codes"
+
+
+def test_the_specification_names_the_models() -> None:
+    text = " ".join((ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8").split())
+    named = re.findall(r"`tests/golden/(v\d+)/model`[^`]*(?:`improve\w*\.onnx`[^`]*)?`([0-9a-f]{12})`", text)
+    assert dict(named) == {golden.name: load_model(golden / "model").id.hex() for golden in GOLDENS}
 
 
 @pytest.mark.parametrize("name", ["dot-q50", "line-q80", "odd-q37.5"])

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tests.support import DEFAULT_MODEL, GOLDEN, GOLDENS, noise, run_python  # noqa: E402
 from vqcodec import graphs, limits  # noqa: E402
 from vqcodec.errors import InvalidModelError, VQCodecError  # noqa: E402
-from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS, load_model  # noqa: E402
+from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, IMPROVE_MIDDLE, LAYOUTS, PRIOR, WEIGHTS, load_model  # noqa: E402
 
 SPLIT = GOLDENS[-1] / "model"  # the layout that is written
 
@@ -121,18 +121,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("action", HOSTILE, ids=lambda action: action.__name__)
-@pytest.mark.parametrize("name", [*ENCODERS, IMPROVE, DECODE])
+@pytest.mark.parametrize("name", [*ENCODERS, IMPROVE, IMPROVE_MIDDLE, DECODE])
 def test_a_hostile_graph_is_one_error(name: str, action: Callable[[Any], object], folder: Path) -> None:
     change(folder, name, action)
     transform = load_model(folder).transform
     with pytest.raises(InvalidModelError, match=HOSTILE[action]) as caught:
-        _ = [part() for part in (*transform.encoders, transform.improver, transform.decoder)]
+        _ = [part() for part in (*transform.encoders, transform.improver, transform.middle_improver, transform.decoder)]
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model", [pytest.param(DEFAULT_MODEL, marks=pytest.mark.weights), SPLIT], ids=lambda path: path.name)
-@pytest.mark.parametrize("name", [*ENCODERS, IMPROVE, DECODE])
+@pytest.mark.parametrize("name", [*ENCODERS, IMPROVE, IMPROVE_MIDDLE, DECODE])
 def test_the_walk_sees_what_the_package_onnx_sees(name: str, model: Path) -> None:
     """Every operator and every tensor of a real graph is visited, so that none can hide."""
     data = (model / name).read_bytes()
@@ -232,7 +232,7 @@ def test_outputs_of_another_type_are_one_error(kind: int, folder: Path) -> None:
         shutil.copy(SPLIT / name, folder / name)
     change(folder, IMPROVE, cast)
     if kind != TensorProto.FLOAT:  # which it gives
-        with pytest.raises(InvalidModelError, match=r"improve\.onnx"):
+        with pytest.raises(InvalidModelError, match="improver"):
             load_model(folder).encode(noise(40, 40), 50, effort=6)
 
 
@@ -241,14 +241,18 @@ def test_middle_latents_of_another_shape_or_type_are_one_error(operator: str, fo
     def add(model: Any) -> None:
         """What the bottom is to be, or numbers of another type."""
         kind = {"to": TensorProto.DOUBLE} if operator == "Cast" else {}
-        model.graph.node.append(helper.make_node(operator, ["wanted"], ["wanted_middle"], **kind))
-        model.graph.output.append(helper.make_tensor_value_info("wanted_middle", kind.get("to", TensorProto.FLOAT), None))
+        node = model.graph.node[-1]
+        assert node.output == ["wanted_middle"]
+        node.output[0] = "wanted"
+        source = "wanted" if operator == "Cast" else "bottom_state"
+        model.graph.node.append(helper.make_node(operator, [source], ["wanted_middle"], **kind))
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("wanted_middle", kind.get("to", TensorProto.FLOAT), None))
 
-    change(folder, IMPROVE, add)
+    change(folder, IMPROVE_MIDDLE, add)
     model = load_model(folder)
     model.encode(noise(40, 40), 50, effort=7)
     model.encode(noise(40, 40), 100, effort=8)
-    with pytest.raises(InvalidModelError, match=r"improve\.onnx"):
+    with pytest.raises(InvalidModelError, match="wanted_middle"):
         model.encode(noise(40, 40), 50, effort=8)
 
 
@@ -264,9 +268,9 @@ def test_outputs_of_another_shape_or_number_are_one_error(folder: Path) -> None:
         model.graph.output.append(helper.make_tensor_value_info("quality", TensorProto.FLOAT, [1]))
 
     codes = load_model(SPLIT).encode(noise(40, 40), 50)
-    spoilt = (ENCODERS[0], DECODE), ENCODERS[1:], (IMPROVE,)
+    spoilt = (ENCODERS[0], DECODE), ENCODERS[1:], (IMPROVE,), (IMPROVE_MIDDLE,)
     for action, names in [(action, names) for names in spoilt for action in (flatten, drop)]:
-        for name in LAYOUTS[3]:
+        for name in LAYOUTS[6]:
             shutil.copy(SPLIT / name, folder / name)
         for name in names:
             change(folder, name, action)
@@ -330,7 +334,7 @@ def test_numbers_that_are_none(value: object, folder: Path) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", [CARD, *LAYOUTS[3]])
+@pytest.mark.parametrize("name", [CARD, *LAYOUTS[6]])
 def test_files_of_a_model_are_bounded(name: str, folder: Path) -> None:
     limit = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}.get(name, limits.MAX_GRAPH)
     os.truncate(folder / name, limit + 1)  # a hole: it takes no disk
@@ -339,7 +343,7 @@ def test_files_of_a_model_are_bounded(name: str, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.parametrize("name", LAYOUTS[3])
+@pytest.mark.parametrize("name", LAYOUTS[6])
 def test_pipes_and_devices_are_no_files_of_a_model(name: str, folder: Path) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)

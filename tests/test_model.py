@@ -14,9 +14,24 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support import GOLDEN, GOLDENS, noise
 from vqcodec.errors import ImageError, InvalidModelError, ModelError, ModelNotFoundError, first_line
-from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, Model, load_model, restored
+from vqcodec.model import (
+    CARD,
+    DECODE,
+    ENCODE,
+    ENCODERS,
+    IMPROVE,
+    IMPROVE_MIDDLE,
+    LAYOUTS,
+    PRIOR,
+    SCALE,
+    WEIGHTS,
+    Model,
+    load_model,
+    restored,
+)
 
-BY_LAYOUT = [(golden, name) for golden, layout in zip((GOLDENS[0], *GOLDENS[2:6]), LAYOUTS.values(), strict=True) for name in layout]
+FIRST = (GOLDENS[0], *GOLDENS[2:6], GOLDENS[7])  # of each layout
+BY_LAYOUT = [(golden, name) for golden, layout in zip(FIRST, LAYOUTS.values(), strict=True) for name in layout]
 
 
 @pytest.fixture
@@ -127,8 +142,8 @@ def use(model: Model, name: str) -> object:
     transform = model.transform
     if name == PRIOR:
         return model.prior
-    graphs = (*transform.encoders, transform.decoder, *([transform.improver] if transform.improver else []))
-    return [graph() for graph in graphs], transform.searches
+    graphs = (*transform.encoders, transform.decoder, transform.improver, transform.middle_improver)
+    return [graph() for graph in graphs if graph], transform.searches
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
@@ -178,7 +193,9 @@ def test_weights_in_eight_bits_are_multiplied_by_their_scale() -> None:
     assert np.array_equal(restored({"a.codebooks": books, f"a.codebooks{SCALE}": scales})["a.codebooks"], books * scales[:, :, None])
 
 
-@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE))])
+@pytest.mark.parametrize(
+    ("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE, IMPROVE_MIDDLE))]
+)
 def test_swapped_graphs(golden: Path, first: str, tmp_path: Path) -> None:
     folder = copied(golden, tmp_path)
     encode, decode = (folder / first).read_bytes(), (folder / DECODE).read_bytes()

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, random_codes, vqcodec
-from vqcodec import codec
+from vqcodec import codec, sessions
 from vqcodec.config import LevelConfig
 from vqcodec.errors import ModelError, TrainingError
-from vqcodec.model import CARD, DECODE, IMPROVE, WEIGHTS, load_model, open_transform
+from vqcodec.model import CARD, DECODE, IMPROVE, IMPROVE_MIDDLE, WEIGHTS, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
@@ -36,7 +36,7 @@ from tests import gradients  # noqa: E402
 from vqcodec.training import pixelcnn  # noqa: E402
 from vqcodec.training.data import CropSampler, load_images  # noqa: E402
 from vqcodec.training.export import ExportedTransform, export_model, export_transform, round_weights  # noqa: E402
-from vqcodec.training.improve import wanted_latents  # noqa: E402
+from vqcodec.training.improve import wanted_bottom, wanted_middle  # noqa: E402
 from vqcodec.training.loop import World, run  # noqa: E402
 from vqcodec.training.presets import PRESETS  # noqa: E402
 from vqcodec.training.prior import CodedImage, PriorTrainer, WindowSampler, encode_images, evaluate_prior, load_codes, save_codes, varied  # noqa: E402
@@ -694,27 +694,41 @@ def states_of(transform: VQVAE, codes: list[torch.Tensor], quality: torch.Tensor
     return middle, transform.refined(1, codes[1], middle, quality)
 
 
+def wanted_of(
+    transform: VQVAE, images: torch.Tensor, codes: list[torch.Tensor], quality: torch.Tensor, coordinates: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the middle and the bottom latents should go."""
+    states = states_of(transform, codes, quality)
+    middle = wanted_middle(transform, images, (codes[1], codes[2]), states, quality, coordinates)
+    return middle, wanted_bottom(transform, images, codes[2], states[1], quality, coordinates)
+
+
 @pytest.mark.parametrize("quality", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("level", [1, 2])
-def test_the_wanted_latents_follow_the_gradient(level: int, quality: float) -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_wanted_latents_follow_the_gradient(adapted: bool, level: int, quality: float) -> None:
     """torch's own differentiation, of lambda times the squared error a pixel."""
     torch.manual_seed(4)
     transform = VQVAE(PRESETS["tiny"].config.transform).eval()
     decoder = transform.decoder
-    images, qualities = torch.rand(2, 3, 64, 96), torch.full((2,), quality)
+    count = 1 if adapted else 2
+    images, qualities = torch.rand(count, 3, 64, 96), torch.full((count,), quality)
+    coordinates = torch.randint(-3, 4, (transform.config.adaptations, 2, 3)).float() if adapted else None
     with torch.no_grad():
+        decoder.adapt.weight.normal_(0, 0.1)
+        decoder.adapt.bias.normal_(0, 0.1)
         for scale in decoder.scales:
             scale.log_scale.normal_(0, 0.3)
         codes = transform.encode(images, qualities, 1)
         states = states_of(transform, codes, qualities)
-        wanted = wanted_latents(transform, images, (codes[1], codes[2]), states, qualities)[level - 1]
+        wanted = wanted_of(transform, images, codes, qualities, coordinates)[level - 1]
     gain, anchors = transform.gain(qualities), transform.anchors(qualities)
     latents = {index: (transform.looked_up(index, codes[index], gain) * gain).detach() for index in (1, 2)}
     values = latents[level].requires_grad_()
     state = states[0]
     for index, found in latents.items():
         state = decoder.refine(index, state + decoder.enter[index](found / gain), anchors)
-    shown = decoder.finish(decoder.features(state, anchors), latents[2] / gain)
+    shown = decoder.finish(decoder.features(state, anchors), latents[2] / gain, coordinates)
     assert 0.01 < ((shown < 0) | (shown > 1)).float().mean() < 0.99  # the clamp has a say
     error = shown + (shown.clamp(0, 1) - shown).detach() - images
     weighed = (transform.lagrangian(qualities) * error.square().mean(1).sum((1, 2))).sum()
@@ -733,14 +747,22 @@ def test_the_export_improves_as_torch_does(small: tuple[VQVAE, pixelcnn.PixelCNN
         pixels = image.permute(2, 0, 1)[None].float() / 255
         codes = transform.encode(pixels, quality, 1)
         states = states_of(transform, codes, quality)
-        wanted = wanted_latents(transform, pixels, (codes[1], codes[2]), states, quality)
-    improver = load_model(folder).transform.improver
+        coordinates = torch.randint(-3, 4, (transform.config.adaptations, 2, 3)).float()
+        wanted = wanted_of(transform, pixels, codes, quality, coordinates)
+        assert not torch.equal(wanted[0], wanted_of(transform, pixels, codes, quality, None)[0])
+    exported = load_model(folder).transform
     known = {"image": image[None], "state": states[0], "bottom_state": states[1], "quality": quality}
-    known |= {"middle": codes[1][0].int(), "bottom": codes[2][0].int()}
-    assert improver is not None
-    for name, expected in zip(("wanted_middle", "wanted"), wanted, strict=True):
-        (found,) = improver().run([name], {key: x.numpy() for key, x in known.items()})
+    known |= {"middle": codes[1][0].int(), "bottom": codes[2][0].int(), "coordinates": coordinates}
+    for improver, expected in zip((exported.middle_improver, exported.improver), wanted, strict=True):
+        assert improver is not None
+        (found,) = sessions.run(improver(), {key: x.numpy() for key, x in known.items()}, last=True).values()
         np.testing.assert_allclose(found, flat(expected).numpy(), atol=1e-3 * float(expected.abs().max()))
+
+
+def test_graphs_keep_no_notes_of_the_exporter(small: tuple[VQVAE, pixelcnn.PixelCNN, Path]) -> None:
+    """They name what it saw, files of the machine among it, and would be a third of the graphs."""
+    for path in small[2].glob("*.onnx"):
+        assert b"pkg." not in path.read_bytes()
 
 
 def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE, pixelcnn.PixelCNN, Path], tmp_path: Path) -> None:
@@ -750,9 +772,10 @@ def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE
     for plain in (False, True):
         if plain:
             export_model(export_transform(VQVAE(TINY.transform, plain)), small[1], folder, "either", {})
-        assert (folder / IMPROVE).exists() is not plain
         model = load_model(folder)
-        assert (model.transform.improver is None) is plain
+        for name, improver in ((IMPROVE, model.transform.improver), (IMPROVE_MIDDLE, model.transform.middle_improver)):
+            assert (folder / name).exists() is not plain
+            assert (improver is None) is plain
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
 
 

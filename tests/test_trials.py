@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import GOLDENS, IMAGES, Array, load_image, noise
 from vqcodec import bitstream, codec, metrics, transform
+from vqcodec.adaptation import unpacked
 from vqcodec.codes import CodeMap
 from vqcodec.config import LEVELS
 from vqcodec.model import Model, load_model
@@ -162,16 +163,16 @@ def lagrangian(quality: int, effort: int, model: Model, name: str = "chelsea.png
 
 def test_turns_do_not_try_again_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = load_model(GOLDENS[-1] / "model"), noise(64, 96)
-    known = {"image": image[None], "quality": np.array([0.5], np.float32)}
+    known = {"image": image[None], "quality": np.array([0.5], np.float32), "coordinates": None}
     for level, name in enumerate(LEVELS):
         known = model.transform.encoded(level, known)
         known[name] = model.transform.ranked(level, known, 4)[0]
     alternatives = model.transform.ranked(BOTTOM, known, 8, 8)
     trials, calls, decode = Trials(model.transform, model.prior, 5000, image, (0, 0), (64, 96)), [], model.transform.decode
 
-    def counted(*arguments: Any) -> Array:
+    def counted(*arguments: Any, **named: Any) -> Array:
         calls.append(1)
-        return decode(*arguments)
+        return decode(*arguments, **named)
 
     monkeypatch.setattr(model.transform, "decode", counted)
     tried: list[int] = []
@@ -205,6 +206,21 @@ def test_files_cost_less_where_the_middle_follows_the_gradient(default_model: Mo
     followed = costs()
     monkeypatch.setattr("vqcodec.transform.MIDDLE_TURN", 0)
     assert (followed / costs()).mean() < 0.999
+
+
+@pytest.mark.weights
+def test_files_cost_less_where_the_decoder_is_adapted_meanwhile(default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than where that comes after all codes are chosen."""
+
+    def costs() -> Array:
+        return np.array([lagrangian(80, 7, default_model, name) for name in ("astronaut.png", "coffee.png")])
+
+    def nothing(payload: bytes, height: int, width: int, count: int) -> Array:
+        return unpacked(b"", height, width, count)
+
+    meanwhile = costs()
+    monkeypatch.setattr("vqcodec.transform.unpacked", nothing)
+    assert (meanwhile < 0.999 * costs()).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 90), (33, 64)])

@@ -1,10 +1,11 @@
 """A model folder: configuration, transform and prior, and the identity that files carry.
 
 A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx`,
-`improve.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once, in eight bits with
-scales, or in half precision) and `prior.safetensors` (integers). In the fourth layout, no longer written, the codebooks are in half
-precision, in the third all weights are, and in the second, of plain transforms and older models, there is no `improve.onnx` either. In the
-first one, which is read but no longer written, a single `encode.onnx` has the quantisers in it.
+`improve.onnx`, `improve_middle.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once,
+in eight bits with scales, or in half precision) and `prior.safetensors` (integers). Of older layouts, which are read but no longer written,
+the fifth has no `improve_middle.onnx`, in the fourth the codebooks are in half precision too, and in the third all weights are. In the
+second, of plain transforms and older models, there is no `improve.onnx` either, and in the first a single `encode.onnx` has the quantisers
+in it.
 The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
 
@@ -38,17 +39,18 @@ from vqcodec.transform import PATHS, TRIALS, Transform
 CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
 ENCODERS = tuple(f"encode_{level}.onnx" for level in LEVELS)
-IMPROVE = "improve.onnx"
+IMPROVE, IMPROVE_MIDDLE = "improve.onnx", "improve_middle.onnx"
 LAYOUTS = {  # runtime files by the card's format
     1: (DECODE, ENCODE, PRIOR, WEIGHTS),
     2: (DECODE, *ENCODERS, PRIOR, WEIGHTS),
     3: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),
     4: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),  # with weights in eight bits
     5: (DECODE, *ENCODERS, IMPROVE, PRIOR, WEIGHTS),  # with codebooks in eight bits
+    6: (DECODE, *ENCODERS, IMPROVE, IMPROVE_MIDDLE, PRIOR, WEIGHTS),
 }
 SCALE = ".scale"  # after the name of weights in eight bits: what they are multiplied with
 LIMITS = {CARD: limits.MAX_CARD, PRIOR: limits.MAX_WEIGHTS, WEIGHTS: limits.MAX_WEIGHTS}
-LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS, IMPROVE), limits.MAX_GRAPH)
+LIMITS |= dict.fromkeys((ENCODE, DECODE, *ENCODERS, IMPROVE, IMPROVE_MIDDLE), limits.MAX_GRAPH)
 
 
 def quality_steps(quality: float) -> int:
@@ -126,8 +128,8 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
         return [Search.from_tensors(weights, f"quantizers.{i}", level, widths[i]) for i, level in enumerate(config.levels)]
 
     decoder = Later(partial(_session, DECODE, files, weights))
-    improver = Later(partial(_session, IMPROVE, files, weights)) if IMPROVE in files else None
-    return Transform(config, encoders, searches if split else None, decoder, improver, _basis(config, weights))
+    improver, middle = (Later(partial(_session, name, files, weights)) if name in files else None for name in (IMPROVE, IMPROVE_MIDDLE))
+    return Transform(config, encoders, searches if split else None, decoder, improver, middle, _basis(config, weights))
 
 
 def _basis(config: TransformConfig, weights: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:

@@ -41,7 +41,7 @@ class Check(NamedTuple):
 def golden_folder() -> Path:
     """Where the golden files lie: in the wheel beside the code, in a checkout among the tests."""
     inside = Path(__file__).parent / "golden"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "tests" / "golden" / "v7"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "tests" / "golden" / "v8"
 
 
 def machine() -> str:

@@ -3,9 +3,10 @@
 Shapes: images uint8 `(H, W, 3)`, codes `(S, h, w)` per level. The graphs take whole aligned images or tiles, and what they take and
 give has names. One for each level's encoding: image (1, H, W, 3) uint8, quality (1,), the coarser levels' codes int32 (S, h, w) and what
 the graphs before it gave -> among others latents (h * w, D) and context (h * w, C), in which search.py finds the level's codes.
-`improve.onnx`: image, quality, the middle and bottom codes and the states from above -> wanted (h * w, D), where the bottom latents should
-go for the picture's error (training/improve.py), and wanted_middle, which older models lack. `decode.onnx`: all codes, quality and keep
-(3,) -> image (1, H, W, 3) uint8; where the last layer can be adapted (adaptation.py) also coordinates (K,) -> features (H * W / 16, F).
+`decode.onnx`: all codes, quality and keep (3,) -> image (1, H, W, 3) uint8; where the last layer can be adapted (adaptation.py) also
+coordinates (K, R, C) -> features (H * W / 16, F). `improve.onnx`: image, quality, coordinates, the bottom codes and the state from above ->
+wanted (h * w, D), where the bottom latents should go for the picture's error (training/improve.py); `improve_middle.onnx`: also the
+middle's -> wanted_middle, where those should.
 
 In models of the first layout (model.py) one graph encodes, search and all: image, quality and paths (P,) -> all codes. It keeps P
 paths, whatever the values.
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.adaptation import Moments, Systems, adapted, errors_of, finest_side, packed, scale_of
+from vqcodec.adaptation import Moments, Systems, adapted, errors_of, finest_side, packed, scale_of, unpacked
 from vqcodec.codes import CodeMap, Codes, check_codes, map_sizes
 from vqcodec.config import ADAPTED_STRIDE, ALIGNMENT, DEFAULT_EFFORT, LEVEL_STRIDES, LEVELS, QUALITY_STEPS, TransformConfig
 from vqcodec.errors import InvalidModelError
@@ -34,6 +35,7 @@ from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 8, 12)  # kept by the search for codes, by effort
+PASSING_PATHS = 4  # at the bottom where its latents move at once, and are searched again: of these codes only the gradient is wanted
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
@@ -69,7 +71,8 @@ class Transform:
     """The graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before.
 
     `encoders` are one for each level, and `searches` gives their quantisers; without, a single one gives the codes of all levels.
-    Without an `improver`, latents stay as they are, and without a `basis` (K, F + 1, E) the last layer does.
+    Without an `improver` or `middle_improver`, latents of the bottom or the middle stay as they are, and without a `basis` (K, F + 1, E)
+    the last layer does.
     """
 
     def __init__(
@@ -79,10 +82,11 @@ class Transform:
         searches: Callable[[], Sequence[Search]] | None,
         decoder: Later,
         improver: Later | None = None,
+        middle_improver: Later | None = None,
         basis: Floats | None = None,
     ):
-        self.config, self.encoders, self.searches, self.decoder, self.improver = config, encoders, searches, decoder, improver
-        self.basis = basis
+        self.config, self.encoders, self.searches, self.decoder = config, encoders, searches, decoder
+        self.improver, self.middle_improver, self.basis = improver, middle_improver, basis
         self.encode_halo, self.decode_halo = halos(config)
 
     def begin_encoding(self) -> None:
@@ -100,6 +104,7 @@ class Transform:
                 last = last or (rows.inner_stop >= height and columns.inner_stop >= width)
             tile = pad(image[rows.start : rows.stop, columns.start : columns.stop])  # only at the image's end there is need
             known = {"image": tile[None], "quality": _quality(quality)}
+            known["coordinates"] = np.zeros((self.config.adaptations, *(side // ALIGNMENT for side in tile.shape[:2])), np.float32)
             if self.searches:
                 origin, size = (rows.start, columns.start), (height - rows.start, width - columns.start)
                 trials = Trials(self, prior, quality, tile, origin, size) if prior else None
@@ -124,19 +129,19 @@ class Transform:
         for level, name in enumerate(LEVELS):
             begun, known = known, self.encoded(level, known, sparing)
             inside = None if further or level != BOTTOM else (kept(rows, LEVEL_STRIDES[level]), kept(columns, LEVEL_STRIDES[level]))
-            found[level] = self.ranked(level, known, PATHS[effort], TRIED_PATHS if level == MIDDLE and of_middle else 1, inside)
+            paths = PASSING_PATHS if improvements and level == BOTTOM else PATHS[effort]
+            found[level] = self.ranked(level, known, paths, TRIED_PATHS if level == MIDDLE and of_middle else 1, inside)
             known[name] = found[level][0]
         original, half = known["latents"], (len(improvements) + 1) // 2
-        for step in improvements[:half]:
-            self._improve(known, step, effort, last)
+        trials = trials if of_middle or of_bottom else None
+        self._improve(known, improvements[:half], effort, last, trials)
         if trials and of_middle:
             known = self._tried_middle(trials, begun, known, original, found[MIDDLE], effort, last)
-        for step in improvements[half:]:
-            self._improve(known, step, effort, last)
+        self._improve(known, improvements[half:], effort, last, trials)
         for rounds in of_bottom:
             assert trials
             if improvements:
-                self._move(known, TURN, last)
+                self._move(known, TURN, last, trials)
             known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED_PATHS), rounds)
         return [known[name] for name in LEVELS]
 
@@ -156,12 +161,12 @@ class Transform:
         `begun` is what was known before the bottom's encoder, which gave the latents `original`, and `alternatives` are the middle codes
         that the search kept, the best ones too: where those were left, they may come back in a later turn.
         """
+        begun |= {"coordinates": known["coordinates"]}
         moved = known["latents"] - original
         step = MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS)
         for turn, rounds in enumerate(self._trials(effort)[0]):
-            wanted = self._wanted("wanted_middle", known, last) if turn and step > 0 else None
-            if wanted is not None:  # older models have none: they go on with the same alternatives
-                begun |= {"latents": _improved(begun["latents"], wanted, step)}
+            if turn and step > 0 and self.middle_improver:  # older models have none: they go on with the same alternatives
+                begun |= {"latents": self._moved(begun["latents"], "wanted_middle", self.middle_improver, known, step, last)}
                 alternatives = self.ranked(MIDDLE, begun, PATHS[effort], TRIED_PATHS)
             known = trials.middle(begun, alternatives, moved, rounds)
             begun |= {LEVELS[MIDDLE]: known[LEVELS[MIDDLE]]}
@@ -215,19 +220,33 @@ class Transform:
         )
         return of_middle, of_bottom
 
-    def _improve(self, known: dict[str, Any], step: float, effort: int, last: bool) -> None:
-        """Moves the bottom latents that are `known`, and finds the bottom codes again."""
-        self._move(known, step, last)
-        known[LEVELS[-1]] = self.ranked(BOTTOM, known, PATHS[effort])[0]
+    def _improve(self, known: dict[str, Any], steps: Sequence[float], effort: int, last: bool, trials: Trials | None) -> None:
+        """Moves the bottom latents that are `known`, each time by a step, and finds the bottom codes again."""
+        for left, step in enumerate(steps, 1 - len(steps)):
+            self._move(known, step, last, trials)
+            known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PASSING_PATHS if left else PATHS[effort])[0]
 
-    def _move(self, known: dict[str, Any], step: float, last: bool) -> None:
-        """Moves the bottom latents that are `known` by a part of the way to those wanted."""
-        known["latents"] = _improved(known["latents"], self._wanted("wanted", known, last), step)
+    def _move(self, known: dict[str, Any], step: float, last: bool, trials: Trials | None) -> None:
+        """Moves the bottom latents that are `known` by a part of the way to those wanted.
 
-    def _wanted(self, name: str, known: dict[str, Any], last: bool) -> Any:
-        """What the improver gives under a `name` for what is `known`; None where it does not."""
+        With trials the decoder is adapted to the codes before, as it will be at the end: what that mends no code need mend.
+        """
         assert self.improver is not None
-        return run(self.improver(), known, last, (name,)).get(name)
+        if trials:
+            image = trials.tile[: trials.size[0], : trials.size[1]]
+            height, width = image.shape[:2]
+            adaptation = self.adapt(image, Codes(*(known[name] for name in LEVELS)), trials.quality)
+            known["coordinates"] = unpacked(adaptation, height, width, self.config.adaptations)
+        known["latents"] = self._moved(known["latents"], "wanted", self.improver, known, step, last)
+
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
+    def _moved(self, latents: Floats, name: str, improver: Later, known: dict[str, Any], step: float, last: bool) -> Floats:
+        """Latents (n, D) by `step` of the way nearer to those that an improver gives under a `name` for what is `known`."""
+        scale = np.float32(scale_of(self.config, float(known["quality"][0])))
+        wanted = run(improver(), known | {"coordinates": scale * known["coordinates"]}, last, (name,)).get(name)
+        if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
+            raise InvalidModelError(f"the model's improver gives no latents '{name}' of the size of its encoder's; export the model again")
+        return latents + np.float32(step) * (wanted - latents)
 
     def decode(self, codes: Codes, height: int, width: int, quality: int, levels: int = 3, coordinates: Floats | None = None) -> Image:
         """Codes -> image uint8 (H, W, 3), of the `levels` coarsest levels alone (the others count as zero).
@@ -242,6 +261,7 @@ class Transform:
             image[inner(rows, 1), inner(columns, 1)] = shown
         return image
 
+    @np.errstate(all="ignore")  # a spoilt model's numbers may be none
     def adapt(self, image: Image, codes: Codes, quality: int) -> bytes:
         """What adapts the last layer to an image uint8 (H, W, 3), of these codes (adaptation.py); nothing where that is not worth it."""
         if self.basis is None:
@@ -308,14 +328,6 @@ class Transform:
                 check_codes(code_map, level, size)
         except (ValueError, AttributeError) as error:  # an output that is no array
             raise InvalidModelError(f"the model's encoder does not fit its configuration: {error}; export the model again") from error
-
-
-@np.errstate(all="ignore")  # a spoilt model's numbers may be none
-def _improved(latents: Floats, wanted: Any, step: float) -> Floats:
-    """Latents (n, D) by `step` of the way nearer to those `wanted`, which must be of that kind."""
-    if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
-        raise InvalidModelError("the model's improve.onnx gives no latents of the size of its encoder's; export the model again")
-    return latents + np.float32(step) * (wanted - latents)
 
 
 def _picture(found: Any, height: int, width: int) -> Image:

@@ -118,7 +118,7 @@ class Trials:
         Beyond the picture's end no error counts.
         """
         (height, width), codes = self.size, Codes(*(known[name] for name in LEVELS))
-        decoded = self.transform.decode(codes, len(self.tile), self.tile.shape[1], self.quality)
+        decoded = self.transform.decode(codes, len(self.tile), self.tile.shape[1], self.quality, coordinates=known["coordinates"])
         decoded[height:], decoded[:, width:] = self.tile[height:], self.tile[:, width:]
         costs = self.weight * squared_errors(self.tile, decoded, LEVEL_STRIDES[BOTTOM])
         for level in reversed(range(coarsest, len(LEVELS))):

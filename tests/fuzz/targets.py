@@ -25,7 +25,7 @@ from vqcodec.config import DEFAULT_EFFORT
 from vqcodec.container import Metadata
 from vqcodec.errors import VQCodecError
 from vqcodec.layers import int64_product
-from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, IMPROVE_MIDDLE, LAYOUTS, PRIOR, WEIGHTS, Model, load_model
 from vqcodec.prior import Prior
 
 MAX_PIXELS = 1_000_000  # of pictures here: their own needs stay far below the limit on memory
@@ -45,7 +45,8 @@ class Target(NamedTuple):
 def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDENS[-1] / "model")
-    _ = opened.prior, [part() for part in (*opened.transform.encoders, opened.transform.improver, opened.transform.decoder) if part]
+    transform = opened.transform
+    _ = opened.prior, [part() for part in (*transform.encoders, transform.improver, transform.middle_improver, transform.decoder) if part]
     return opened
 
 
@@ -129,7 +130,7 @@ def small_picture() -> Any:
 def with_file(name: str, data: bytes) -> Model:
     """The tiny model with one other file."""
     opened = load_model(SPLIT)
-    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in LAYOUTS[3]}, name: data})
+    return Model(opened.name, opened.config, opened.card, {**{key: model_file(key) for key in LAYOUTS[6]}, name: data})
 
 
 def use_prior(data: bytes) -> None:
@@ -158,7 +159,8 @@ def use_graph(data: bytes) -> None:
         with_file(DECODE, data).decode(codes, 64, 64, 50)
         return
     first, second, third = ENCODERS
-    name = IMPROVE if b"wanted" in data else first if b"image" in data else second if b"middle_features" in data else third
+    improver = IMPROVE_MIDDLE if b"wanted_middle" in data else IMPROVE if b"wanted" in data else None
+    name = improver or (first if b"image" in data else second if b"middle_features" in data else third)
     opened = with_file(name, data)
     for effort in (DEFAULT_EFFORT, 9):
         opened.encode(picture, 50, effort)
@@ -168,7 +170,7 @@ def use_graph(data: bytes) -> None:
 def folder() -> Path:
     """A copy of the tiny model, to spoil its card."""
     made = Path(tempfile.mkdtemp(prefix="vqcodec-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    for name in (CARD, *LAYOUTS[3]):
+    for name in (CARD, *LAYOUTS[6]):
         (made / name).write_bytes(model_file(name))
     return made
 
@@ -230,6 +232,6 @@ TARGETS = {
         Target("prior", lambda: [model_file(PRIOR)], use_prior, mutations.spoil_tensors, 7),
         Target("card", lambda: [model_file(CARD)], use_card, mutations.spoil_json, 6),
         Target("weights", lambda: [model_file(WEIGHTS)], use_weights, mutations.spoil_tensors, 1),
-        Target("graph", lambda: [model_file(name) for name in (*ENCODERS, IMPROVE, DECODE)], use_graph, mutations.apply, 1),
+        Target("graph", lambda: [model_file(name) for name in (*ENCODERS, IMPROVE, IMPROVE_MIDDLE, DECODE)], use_graph, mutations.apply, 1),
     )
 }

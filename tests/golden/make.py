@@ -1,11 +1,11 @@
 """Makes the golden files of one format version from nothing: `python tests/golden/make.py`. Needs the extra "train".
 
-Writes `tests/golden/v7/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
+Writes `tests/golden/v8/`: a tiny seeded model (never trained, so its pictures are noise, but its probabilities are far
 from flat), pictures compressed with it, their codes, and their reconstructions. From the first release on the folder is
 append-only: a change of a format gets a folder of its own. `v1` has a model folder of the first layout, `v2` and `v3` of the second,
-`v4` of the third and `v5` of the fourth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths (vqcodec/prior.py); before `v7`
-no file adapts the decoder (vqcodec/adaptation.py). All files are of version 2 (docs/FORMAT.md): those of older models were written anew
-from their codes.
+`v4` of the third, `v5` of the fourth, `v6` and `v7` of the fifth (vqcodec/model.py), and the priors of `v1` and `v2` code no lengths
+(vqcodec/prior.py); before `v7` no file adapts the decoder (vqcodec/adaptation.py). All files are of version 2 (docs/FORMAT.md): those of
+older models were written anew from their codes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vqcodec.training.export import export_model, export_transform  # noqa: E402
 from vqcodec.training.pixelcnn import PixelCNN  # noqa: E402
 from vqcodec.training.vqvae import VQVAE  # noqa: E402
 
-FOLDER = HERE / "v7"
+FOLDER = HERE / "v8"
 PHOTO = HERE.parent / "images" / "astronaut.png"
 SEED = 20
 CODEBOOK_SCALE = 0.3  # together these two spread an untrained encoder's latents over most codes of every level

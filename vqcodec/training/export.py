@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES, LEVELS, ModelConfig
 from vqcodec.errors import TrainingError
-from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, LAYOUTS, PRIOR, SCALE, WEIGHTS, restored, scaled_axes
+from vqcodec.model import CARD, DECODE, ENCODERS, IMPROVE, IMPROVE_MIDDLE, LAYOUTS, PRIOR, SCALE, WEIGHTS, restored, scaled_axes
 from vqcodec.prior import Prior
-from vqcodec.training.improve import wanted_latents
+from vqcodec.training.improve import wanted_bottom, wanted_middle
 from vqcodec.training.pixelcnn import PixelCNN
 from vqcodec.training.vqvae import VQVAE, Found, flat
 
@@ -65,7 +65,7 @@ class EncodeTop(EncodeGraph):
     outputs = ("latents", "context", "middle_features", "bottom_features", "direct")
 
     def forward(self, image: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
-        top, middle, bottom = self.transform.encoder(image.permute(0, 3, 1, 2).float() / 255, self.transform.anchors(quality))
+        top, middle, bottom = self.transform.encoder(_unit(image), self.transform.anchors(quality))
         state = self.transform.decoder.start.expand_as(top.features)
         return (*self.quantised(0, top, state, quality), middle.features, *bottom)
 
@@ -93,17 +93,34 @@ class EncodeBottom(EncodeGraph):
 
 
 class Improve(EncodeGraph):
-    """Image, middle and bottom int32 (S, h, w), state, bottom_state, quality (1,) -> where the latents (n, D) should go (improve.py)."""
+    """image, bottom int32 (S, h, w), bottom_state, quality (1,) -> where the bottom latents (n, D) should go (improve.py).
 
-    outputs = ("wanted_middle", "wanted")
+    Where the decoder's last layer can be adapted, there are also the coordinates (K, R, C) that do it.
+    """
+
+    outputs = ("wanted",)
+
+    def forward(self, image: Tensor, bottom: Tensor, bottom_state: Tensor, quality: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        return flat(wanted_bottom(self.transform, _unit(image), bottom[None].long(), bottom_state, quality, coordinates))
+
+
+class ImproveMiddle(EncodeGraph):
+    """The same with middle int32 (S, h, w) and state: where the middle latents should go."""
+
+    outputs = ("wanted_middle",)
 
     def forward(
-        self, image: Tensor, middle: Tensor, bottom: Tensor, state: Tensor, bottom_state: Tensor, quality: Tensor
-    ) -> tuple[Tensor, ...]:
-        pixels = image.permute(0, 3, 1, 2).float() / 255
-        codes = middle[None].long(), bottom[None].long()
-        wanted_middle, wanted = wanted_latents(self.transform, pixels, codes, (state, bottom_state), quality)
-        return flat(wanted_middle), flat(wanted)
+        self,
+        image: Tensor,
+        middle: Tensor,
+        bottom: Tensor,
+        state: Tensor,
+        bottom_state: Tensor,
+        quality: Tensor,
+        coordinates: Tensor | None = None,
+    ) -> Tensor:
+        codes, states = (middle[None].long(), bottom[None].long()), (state, bottom_state)
+        return flat(wanted_middle(self.transform, _unit(image), codes, states, quality, coordinates))
 
 
 class DecodeGraph(nn.Module):
@@ -132,6 +149,11 @@ class AdaptedDecodeGraph(DecodeGraph):
     ) -> tuple[Tensor, Tensor]:
         features, latents = self.transform.features([top[None].long(), middle[None].long(), bottom[None].long()], quality, keep)
         return _pixels(self.transform.decoder.finish(features, latents, coordinates)), flat(features)
+
+
+def _unit(image: Tensor) -> Tensor:
+    """Images uint8 (B, H, W, 3) as (B, 3, H, W) on [0, 1]."""
+    return image.permute(0, 3, 1, 2).float() / 255
 
 
 def _pixels(image: Tensor) -> Tensor:
@@ -224,7 +246,7 @@ def in_eight_bits(name: str, parameter: Tensor) -> dict[str, NDArray[Any]]:
 
 
 def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
-    """The encoder's graphs, with dynamic height and width. Of a plain one without the improver, whose latents have no scale to go by."""
+    """The encoder's graphs, with dynamic height and width. Of a plain one without the improvers, whose latents have no scale to go by."""
     config = transform.config
     rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
     factors = [ALIGNMENT // stride for stride in LEVEL_STRIDES]
@@ -238,6 +260,7 @@ def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
     middle_features, bottom_features = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.widths[1], *sides[2])
     state, direct = torch.zeros(1, config.widths[2], *sides[1]), torch.zeros(1, config.levels[2].dim, *sides[2])
     quality = (torch.zeros(1), None)
+    adapting = {"coordinates": (torch.zeros(config.adaptations, 4, 5), {1: rows, 2: columns})} if config.adaptations else {}
     inputs: list[tuple[EncodeGraph, dict[str, tuple[Tensor, Any]]]] = [
         (EncodeTop(transform), {"image": (image, whole), "quality": quality}),
         (EncodeMiddle(transform), {"top": codes[0], "middle_features": (middle_features, middle), "quality": quality}),
@@ -255,18 +278,30 @@ def encode_graphs(transform: VQVAE) -> dict[str, onnx.ModelProto]:
             Improve(transform),
             {
                 "image": (image, whole),
+                "bottom": codes[2],
+                "bottom_state": (torch.zeros_like(bottom_features), bottom),
+                "quality": quality,
+                **adapting,
+            },
+        ),
+        (
+            ImproveMiddle(transform),
+            {
+                "image": (image, whole),
                 "middle": codes[1],
                 "bottom": codes[2],
                 "state": (state, middle),
                 "bottom_state": (torch.zeros_like(bottom_features), bottom),
                 "quality": quality,
+                **adapting,
             },
         ),
     ]
+    if transform.plain:
+        inputs = inputs[: len(ENCODERS)]
     return {
         file: _export(module, tuple(x for x, _ in given.values()), {name: dims for name, (_, dims) in given.items()}, list(module.outputs))
-        for file, (module, given) in zip((*ENCODERS, IMPROVE), inputs, strict=True)
-        if file != IMPROVE or not transform.plain
+        for file, (module, given) in zip((*ENCODERS, IMPROVE, IMPROVE_MIDDLE), inputs, strict=not transform.plain)
     }
 
 
@@ -313,6 +348,8 @@ def externalise(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> 
     _replace(model.graph.initializer, kept)
     _replace(model.graph.value_info, [])
     _replace(model.graph.metadata_props, [])  # names of the weights once more
+    for value in (*model.graph.input, *model.graph.output):
+        _replace(value.metadata_props, [])
     for node in model.graph.node:
         _replace(node.input, [renamed.get(name, name) for name in node.input])
         _replace(node.metadata_props, [])  # the exporter's notes name files of the machine

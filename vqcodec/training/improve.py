@@ -17,41 +17,70 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqcodec.config import ADAPTED_STRIDE
 from vqcodec.training.vqvae import BLOCK, SLOPE, VQVAE, Block, QualityScale
 
 MIDDLE, BOTTOM = 1, 2  # the levels' indices
 
 
-def wanted_latents(
-    transform: VQVAE, images: Tensor, codes: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], quality: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Where the middle latents should go and where the bottom ones, (B, D, h, w), each as long as all other codes stay.
+def wanted_bottom(
+    transform: VQVAE, images: Tensor, bottom: Tensor, state: Tensor, quality: Tensor, coordinates: Tensor | None = None
+) -> Tensor:
+    """Where the bottom latents should go, (B, D, h, w), as long as the other levels' codes stay.
 
-    Takes images (B, 3, H, W), the middle and the bottom codes (B, S, h, w), the decoder's states at these levels and qualities (B,). The
-    reconstruction's error counts as it is shown, clamped; its gradient goes on as if it were not.
+    Takes images (B, 3, H, W), the bottom codes (B, S, h, w), the decoder's state there and qualities (B,); also coordinates that adapt the
+    decoder's last layer, as `Decoder.finish` does. The reconstruction's error counts as it is shown, clamped; its gradient goes on as if it
+    were not.
     """
-    decoder, anchors, gain = transform.decoder, transform.anchors(quality), transform.gain(quality)
+    gain = transform.gain(quality)
+    latents = transform.looked_up(BOTTOM, bottom, gain)
+    by_state, error = _gradients(transform, images, latents, state, quality, coordinates)
+    half = _back(transform.decoder.enter[BOTTOM], by_state) + _back(transform.decoder.direct, F.pixel_unshuffle(error, BLOCK))
+    return latents * gain - half / gain
+
+
+def wanted_middle(
+    transform: VQVAE,
+    images: Tensor,
+    codes: tuple[Tensor, Tensor],
+    states: tuple[Tensor, Tensor],
+    quality: Tensor,
+    coordinates: Tensor | None = None,
+) -> Tensor:
+    """The same of the middle latents: takes the codes, and the decoder's states, of the middle and the bottom."""
+    decoder, gain, anchors = transform.decoder, transform.gain(quality), transform.anchors(quality)
     middle, bottom = (transform.looked_up(level, found, gain) for level, found in zip((MIDDLE, BOTTOM), codes, strict=True))
-    x = states[1] + decoder.enter[BOTTOM](bottom)
+    by_state, _ = _gradients(transform, images, bottom, states[1], quality, coordinates)
+    x = _back(decoder.up[MIDDLE], F.pixel_unshuffle(by_state, 2))
+    _, signs = _forward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], states[0] + decoder.enter[MIDDLE](middle), anchors)
+    x = _backward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], x, anchors, signs)
+    return middle * gain - _back(decoder.enter[MIDDLE], x) / gain
+
+
+def _gradients(
+    transform: VQVAE, images: Tensor, bottom: Tensor, state: Tensor, quality: Tensor, coordinates: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Half the gradient by the decoder's state (B, C, h, w) at the bottom, of given latents (B, D, h, w), and by the picture shown."""
+    decoder, anchors = transform.decoder, transform.anchors(quality)
+    x = state + decoder.enter[BOTTOM](bottom)
     kept: list[tuple[int, list[Tensor]]] = []
     for level in (BOTTOM, BOTTOM + 1):
         x, signs = _forward(decoder.scales[level], decoder.blocks[level], x, anchors)
         kept.append((level, signs))
         if level == BOTTOM:
             x = F.pixel_shuffle(decoder.up[level](x), 2)
-    shown = F.pixel_shuffle(decoder.out(x), 4) + F.pixel_shuffle(decoder.direct(bottom), BLOCK) + 0.5
-    error = (shown.clamp(0, 1) - images) * (transform.lagrangian(quality)[:, None, None, None] / 3)  # half the gradient by `shown`
+    shown = decoder.finish(x, bottom, coordinates)
+    error = (shown.clamp(0, 1) - images) * (transform.lagrangian(quality)[:, None, None, None] / 3)
 
-    x = _back(decoder.out, F.pixel_unshuffle(error, 4))
+    by_last = F.pixel_unshuffle(error, ADAPTED_STRIDE)
+    x = _back(decoder.out, by_last)
+    if coordinates is not None:
+        x = x + decoder.change_back(by_last, coordinates)
     for level, signs in reversed(kept):
         x = _backward(decoder.scales[level], decoder.blocks[level], x, anchors, signs)
         if level != BOTTOM:
             x = _back(decoder.up[level - 1], F.pixel_unshuffle(x, 2))
-    half = _back(decoder.enter[BOTTOM], x) + _back(decoder.direct, F.pixel_unshuffle(error, BLOCK))
-    x = _back(decoder.up[MIDDLE], F.pixel_unshuffle(x, 2))
-    _, signs = _forward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], states[0] + decoder.enter[MIDDLE](middle), anchors)
-    x = _backward(decoder.scales[MIDDLE], decoder.blocks[MIDDLE], x, anchors, signs)
-    return middle * gain - _back(decoder.enter[MIDDLE], x) / gain, bottom * gain - half / gain
+    return x, error
 
 
 def _forward(scale: QualityScale, blocks: Iterable[nn.Module], x: Tensor, anchors: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -137,12 +137,33 @@ class Decoder(nn.Module):
 
     def change(self, features: Tensor, coordinates: Tensor) -> Tensor:
         """What coordinates (K, R, C) add to the last layer of these features (1, F, 8 R, 8 C)."""
-        (count, rows, columns), side = coordinates.shape, ALIGNMENT // ADAPTED_STRIDE
+        weight, bias = self._changes(coordinates)
+        size = coordinates.shape[1:]
+        return _joined(weight @ _in_blocks(features, size) + bias[:, :, None], size)
+
+    def change_back(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """The gradient by these features, from that by what `change` adds."""
+        size = coordinates.shape[1:]
+        return _joined(self._changes(coordinates)[0].transpose(1, 2) @ _in_blocks(x, size), size)
+
+    def _changes(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        """What coordinates (K, R, C) add to the last layer's weights and biases in each block, (R * C, E, F) and (R * C, E)."""
+        count, rows, columns = coordinates.shape
         each = coordinates.permute(1, 2, 0).reshape(-1, count)
         weight, bias = (each @ basis.view(count, -1) for basis in (self.adapt.weight, self.adapt.bias))
-        blocks = features.reshape(-1, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(rows * columns, -1, side**2)
-        change = weight.view(rows * columns, -1, blocks.shape[1]) @ blocks + bias[:, :, None]
-        return change.view(rows, columns, -1, side, side).permute(2, 0, 3, 1, 4).reshape(1, -1, rows * side, columns * side)
+        return weight.view(rows * columns, -1, self.out.in_channels), bias
+
+
+def _in_blocks(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(1, F, 8 R, 8 C) -> (R * C, F, 64), for `size` (R, C): blocks of 32 pixels a side."""
+    (rows, columns), side = size, ALIGNMENT // ADAPTED_STRIDE
+    return x.reshape(-1, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(rows * columns, -1, side**2)
+
+
+def _joined(blocks: Tensor, size: Sequence[int]) -> Tensor:
+    """The opposite of `_in_blocks`."""
+    (rows, columns), side = size, ALIGNMENT // ADAPTED_STRIDE
+    return blocks.view(rows, columns, -1, side, side).permute(2, 0, 3, 1, 4).reshape(1, -1, rows * side, columns * side)
 
 
 class Pass(NamedTuple):
