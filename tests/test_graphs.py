@@ -126,7 +126,7 @@ def test_a_hostile_graph_is_one_error(name: str, action: Callable[[Any], object]
     change(folder, name, action)
     transform = load_model(folder).transform
     with pytest.raises(InvalidModelError, match=HOSTILE[action]) as caught:
-        _ = [part() for part in (*transform.encoders, transform.improver, transform.middle_improver, transform.decoder)]
+        _ = [part() for part in (*transform.encoders, *transform.improvers.values(), transform.decoder)]
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

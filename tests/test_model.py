@@ -142,8 +142,7 @@ def use(model: Model, name: str) -> object:
     transform = model.transform
     if name == PRIOR:
         return model.prior
-    graphs = (*transform.encoders, transform.decoder, transform.improver, transform.middle_improver)
-    return [graph() for graph in graphs if graph], transform.searches
+    return [graph() for graph in (*transform.encoders, transform.decoder, *transform.improvers.values())], transform.searches
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
@@ -193,15 +192,21 @@ def test_weights_in_eight_bits_are_multiplied_by_their_scale() -> None:
     assert np.array_equal(restored({"a.codebooks": books, f"a.codebooks{SCALE}": scales})["a.codebooks"], books * scales[:, :, None])
 
 
-@pytest.mark.parametrize(
-    ("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in (*ENCODERS, IMPROVE, IMPROVE_MIDDLE))]
-)
+@pytest.mark.parametrize(("golden", "first"), [(GOLDENS[0], ENCODE), *((GOLDENS[-1], name) for name in ENCODERS)])
 def test_swapped_graphs(golden: Path, first: str, tmp_path: Path) -> None:
     folder = copied(golden, tmp_path)
     encode, decode = (folder / first).read_bytes(), (folder / DECODE).read_bytes()
     (folder / first).write_bytes(decode)
     (folder / DECODE).write_bytes(encode)
     with pytest.raises(ModelError):
+        load_model(folder).encode(noise(40, 40), 50, effort=9)
+
+
+@pytest.mark.parametrize("name", [IMPROVE, IMPROVE_MIDDLE])
+def test_another_graph_in_an_improvers_place(name: str, tmp_path: Path) -> None:
+    folder = copied(GOLDENS[-1], tmp_path)
+    shutil.copy(folder / ENCODERS[0], folder / name)
+    with pytest.raises(ModelError, match="improver"):
         load_model(folder).encode(noise(40, 40), 50, effort=9)
 
 

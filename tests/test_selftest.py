@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import GOLDEN, GOLDENS, ROOT, run_python
+from tests.support import DEFAULT_MODEL, GOLDEN, GOLDENS, ROOT, run_python
 from vqcodec import selftest
 from vqcodec.errors import VQCodecError
 from vqcodec.model import load_model
@@ -84,8 +84,22 @@ def test_missing_golden_files_are_one_error(tmp_path: Path, monkeypatch: pytest.
         list(selftest.checks())
 
 
+def in_the_wheel() -> dict[str, str]:
+    """What the wheel takes from elsewhere in the checkout, and where that goes."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    listed: dict[str, str] = wheel["force-include"]
+    return listed
+
+
+@pytest.mark.weights
+def test_the_wheel_has_the_whole_default_model() -> None:
+    names = {path.name for path in DEFAULT_MODEL.iterdir()}
+    listed = {source: target for source, target in in_the_wheel().items() if source.startswith("models/")}
+    assert listed == {f"models/default/{name}": f"vqcodec/models/default/{name}" for name in names}
+
+
 def test_the_wheel_has_what_the_selftest_needs() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    listed = in_the_wheel()
     written = GOLDENS[-1]
     golden = {source for source, target in listed.items() if target.startswith("vqcodec/golden/")}
     assert all((ROOT / source).is_file() for source in golden)

@@ -21,7 +21,7 @@ from tests.support import IMAGES, ROOT, Array, hollow_png, load_image, noise, ra
 from vqcodec import codec, sessions
 from vqcodec.config import LevelConfig
 from vqcodec.errors import ModelError, TrainingError
-from vqcodec.model import CARD, DECODE, IMPROVE, IMPROVE_MIDDLE, WEIGHTS, load_model, open_transform
+from vqcodec.model import CARD, DECODE, IMPROVERS, WEIGHTS, load_model, open_transform
 from vqcodec.prior import Prior
 from vqcodec.scan import IMPOSSIBLE, scan, symbols_of
 
@@ -73,13 +73,15 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[VQVAE, pixelcnn.PixelCNN, Path]:
-    """An untrained model that differs between qualities, and its folder."""
+    """An untrained model that differs between qualities and can be adapted, and its folder."""
     torch.manual_seed(1)
     transform, prior = VQVAE(TINY.transform), pixelcnn.PixelCNN(TINY)
     with torch.no_grad():
         for name, parameter in transform.named_parameters():
             if name.endswith(QUALITY_SCALES):
                 parameter.normal_(std=0.2)
+            if ".adapt." in name:
+                parameter.normal_(std=0.02)
     round_weights(transform)  # as they are exported: other weights find other codes
     folder = tmp_path_factory.mktemp("small")
     export_model(export_transform(transform), prior, folder, "small", {})
@@ -753,9 +755,8 @@ def test_the_export_improves_as_torch_does(small: tuple[VQVAE, pixelcnn.PixelCNN
     exported = load_model(folder).transform
     known = {"image": image[None], "state": states[0], "bottom_state": states[1], "quality": quality}
     known |= {"middle": codes[1][0].int(), "bottom": codes[2][0].int(), "coordinates": coordinates}
-    for improver, expected in zip((exported.middle_improver, exported.improver), wanted, strict=True):
-        assert improver is not None
-        (found,) = sessions.run(improver(), {key: x.numpy() for key, x in known.items()}, last=True).values()
+    for name, expected in zip(("wanted_middle", "wanted"), wanted, strict=True):
+        (found,) = sessions.run(exported.improvers[name](), {key: x.numpy() for key, x in known.items()}, last=True).values()
         np.testing.assert_allclose(found, flat(expected).numpy(), atol=1e-3 * float(expected.abs().max()))
 
 
@@ -773,9 +774,8 @@ def test_a_model_without_an_improver_replaces_one_that_has_it(small: tuple[VQVAE
         if plain:
             export_model(export_transform(VQVAE(TINY.transform, plain)), small[1], folder, "either", {})
         model = load_model(folder)
-        for name, improver in ((IMPROVE, model.transform.improver), (IMPROVE_MIDDLE, model.transform.middle_improver)):
-            assert (folder / name).exists() is not plain
-            assert (improver is None) is plain
+        for output, name in IMPROVERS.items():
+            assert (folder / name).exists() is (output in model.transform.improvers) is not plain
         assert model.encode(np.zeros((40, 40, 3), np.uint8), 50, effort=9).top.shape[1:] == (2, 2)
 
 

@@ -11,6 +11,7 @@ from tests.support import GOLDENS, IMAGES, Array, load_image, random_codes
 from vqcodec import codec, metrics, tiles, transform
 from vqcodec.codes import Codes, map_sizes
 from vqcodec.config import ALIGNMENT, LEVEL_STRIDES
+from vqcodec.container import Extras
 from vqcodec.model import Model, load_model
 from vqcodec.tiles import aligned, grid, pad, spans
 from vqcodec.transform import halos
@@ -155,7 +156,7 @@ def test_tiles_of_the_shipped_model(default_model: Model, monkeypatch: pytest.Mo
 def cost(image: Array, codes: Codes, model: Model) -> float:
     """Lambda times the error plus the bits, of a whole file at quality 50."""
     height, width = image.shape[:2]
-    data = codec.pack_codes(codes, height, width, 50, model)
+    data = codec.pack_codes(codes, height, width, 50, model, Extras(adaptation=model.adapt(image, codes, 50)))
     error = metrics.mse(image, codec.decompress(data, model)) / 255**2
     return model.config.transform.lagrangian(0.5) * error + metrics.bpp(len(data), height, width)
 

@@ -208,6 +208,26 @@ def test_files_cost_less_where_the_middle_follows_the_gradient(default_model: Mo
     assert (followed / costs()).mean() < 0.999
 
 
+def test_gradients_and_trials_see_the_adapted_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as the decoder was adapted before the last move of the bottom latents."""
+    model, run, given = load_model(GOLDENS[-1] / "model"), transform.run, list[tuple[tuple[str, ...] | None, Array]]()
+
+    def recorded(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...] | None = None) -> dict[str, Any]:
+        given.append((outputs, known["coordinates"]))
+        return run(session, known, last, outputs)
+
+    monkeypatch.setattr(transform, "run", recorded)
+    model.encode(noise(64, 96), 50, effort=9)
+    expected = np.zeros(0)
+    for outputs, coordinates in given:
+        if outputs == ("wanted",):
+            expected = coordinates
+            assert expected.any()
+        elif outputs in {("wanted_middle",), ("image",)}:
+            assert np.array_equal(coordinates, expected)
+    assert {("wanted",), ("wanted_middle",), ("image",)} <= {outputs for outputs, _ in given}
+
+
 @pytest.mark.weights
 def test_files_cost_less_where_the_decoder_is_adapted_meanwhile(default_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Than where that comes after all codes are chosen."""

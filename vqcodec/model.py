@@ -2,10 +2,9 @@
 
 A folder holds `model.json` (configuration and card), the graphs `encode_top.onnx`, `encode_middle.onnx`, `encode_bottom.onnx`,
 `improve.onnx`, `improve_middle.onnx` and `decode.onnx` (without weights), `transform.safetensors` (their weights and the quantisers', once,
-in eight bits with scales, or in half precision) and `prior.safetensors` (integers). Of older layouts, which are read but no longer written,
-the fifth has no `improve_middle.onnx`, in the fourth the codebooks are in half precision too, and in the third all weights are. In the
-second, of plain transforms and older models, there is no `improve.onnx` either, and in the first a single `encode.onnx` has the quantisers
-in it.
+in eight bits with scales, or in half precision) and `prior.safetensors` (integers). Of the other layouts, which are read, the fifth has no
+`improve_middle.onnx`, in the fourth the codebooks are in half precision too, and in the third all weights are. In the second, which plain
+transforms still have, there is no `improve.onnx` either, and in the first a single `encode.onnx` has the quantisers in it.
 The id of a model is the beginning of the SHA-256 over its configuration and those files but the card.
 """
 
@@ -40,6 +39,7 @@ CARD = "model.json"
 ENCODE, DECODE, WEIGHTS, PRIOR = "encode.onnx", "decode.onnx", "transform.safetensors", "prior.safetensors"
 ENCODERS = tuple(f"encode_{level}.onnx" for level in LEVELS)
 IMPROVE, IMPROVE_MIDDLE = "improve.onnx", "improve_middle.onnx"
+IMPROVERS = {"wanted": IMPROVE, "wanted_middle": IMPROVE_MIDDLE}  # by what they give
 LAYOUTS = {  # runtime files by the card's format
     1: (DECODE, ENCODE, PRIOR, WEIGHTS),
     2: (DECODE, *ENCODERS, PRIOR, WEIGHTS),
@@ -84,6 +84,7 @@ class Model:
     def encode(self, image: Image, quality: float, effort: int = DEFAULT_EFFORT) -> Codes:
         """Chooses the codes of an image uint8 (H, W, 3) at quality 0..100, searching with an effort of 0..9.
 
+        From effort 7 on they count on what `adapt` gives for them.
         Raises `ImageError` for another type or shape and `ValueError` for another quality or effort.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -128,8 +129,8 @@ def open_transform(config: TransformConfig, files: Mapping[str, bytes], weights:
         return [Search.from_tensors(weights, f"quantizers.{i}", level, widths[i]) for i, level in enumerate(config.levels)]
 
     decoder = Later(partial(_session, DECODE, files, weights))
-    improver, middle = (Later(partial(_session, name, files, weights)) if name in files else None for name in (IMPROVE, IMPROVE_MIDDLE))
-    return Transform(config, encoders, searches if split else None, decoder, improver, middle, _basis(config, weights))
+    improvers = {output: Later(partial(_session, name, files, weights)) for output, name in IMPROVERS.items() if name in files}
+    return Transform(config, encoders, searches if split else None, decoder, improvers, _basis(config, weights))
 
 
 def _basis(config: TransformConfig, weights: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:

@@ -13,12 +13,13 @@ paths, whatever the values.
 
 A large image goes through in tiles with a halo, so that memory is bounded and inner tiles see what the whole image would have
 shown them: all of the receptive field, or the part of it that has a say (`MAX_HALO`). Only improvements (`IMPROVEMENTS`) see farther, each
-time by the decoder's reach there and back, and ever more faintly, and trials (`TRIALS`), which take other codes of nearly equal cost.
+time by the decoder's reach there and back, and ever more faintly, and trials (`TRIALS`), which take other codes of nearly equal cost; with
+these the decoder is adapted meanwhile, to each tile alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
 PATHS = (1, 2, 3, 4, 6, 8, 8, 8, 8, 12)  # kept by the search for codes, by effort
-PASSING_PATHS = 4  # at the bottom where its latents move at once, and are searched again: of these codes only the gradient is wanted
+PASSING_PATHS = 4  # at the bottom before its latents move for the first time or twice in a row: of these codes only the gradient is wanted
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
@@ -71,8 +72,8 @@ class Transform:
     """The graphs of one model: sessions of ONNX Runtime, each opened when it is first used, or a little before.
 
     `encoders` are one for each level, and `searches` gives their quantisers; without, a single one gives the codes of all levels.
-    Without an `improver` or `middle_improver`, latents of the bottom or the middle stay as they are, and without a `basis` (K, F + 1, E)
-    the last layer does.
+    `improvers` are known by what they give, `wanted` or `wanted_middle`: without them latents stay as they are, and without a `basis`
+    (K, F + 1, E) the last layer does.
     """
 
     def __init__(
@@ -81,12 +82,11 @@ class Transform:
         encoders: Sequence[Later],
         searches: Callable[[], Sequence[Search]] | None,
         decoder: Later,
-        improver: Later | None = None,
-        middle_improver: Later | None = None,
+        improvers: Mapping[str, Later],
         basis: Floats | None = None,
     ):
         self.config, self.encoders, self.searches, self.decoder = config, encoders, searches, decoder
-        self.improver, self.middle_improver, self.basis = improver, middle_improver, basis
+        self.improvers, self.basis = improvers, basis
         self.encode_halo, self.decode_halo = halos(config)
 
     def begin_encoding(self) -> None:
@@ -133,15 +133,14 @@ class Transform:
             found[level] = self.ranked(level, known, paths, TRIED_PATHS if level == MIDDLE and of_middle else 1, inside)
             known[name] = found[level][0]
         original, half = known["latents"], (len(improvements) + 1) // 2
-        trials = trials if of_middle or of_bottom else None
-        self._improve(known, improvements[:half], effort, last, trials)
+        self._improve(known, improvements[:half], effort, trials)
         if trials and of_middle:
-            known = self._tried_middle(trials, begun, known, original, found[MIDDLE], effort, last)
-        self._improve(known, improvements[half:], effort, last, trials)
+            known = self._tried_middle(trials, begun, known, original, found[MIDDLE], effort)
+        self._improve(known, improvements[half:], effort, trials)
         for rounds in of_bottom:
             assert trials
             if improvements:
-                self._move(known, TURN, last, trials)
+                self._move(known, TURN, trials)
             known[LEVELS[BOTTOM]] = trials.bottom(known, self.ranked(BOTTOM, known, PATHS[effort], TRIED_PATHS), rounds)
         return [known[name] for name in LEVELS]
 
@@ -154,7 +153,6 @@ class Transform:
         original: Floats,
         alternatives: NDArray[np.int32],
         effort: int,
-        last: bool,
     ) -> dict[str, Any]:
         """What is `known` of a tile with better middle codes, and with the bottom's latents and codes that follow from them.
 
@@ -165,8 +163,8 @@ class Transform:
         moved = known["latents"] - original
         step = MIDDLE_TURN * (1 - trials.quality / QUALITY_STEPS)
         for turn, rounds in enumerate(self._trials(effort)[0]):
-            if turn and step > 0 and self.middle_improver:  # older models have none: they go on with the same alternatives
-                begun |= {"latents": self._moved(begun["latents"], "wanted_middle", self.middle_improver, known, step, last)}
+            if turn and step > 0 and "wanted_middle" in self.improvers:  # older models go on with the same alternatives
+                begun |= {"latents": self._moved(begun["latents"], "wanted_middle", known, step)}
                 alternatives = self.ranked(MIDDLE, begun, PATHS[effort], TRIED_PATHS)
             known = trials.middle(begun, alternatives, moved, rounds)
             begun |= {LEVELS[MIDDLE]: known[LEVELS[MIDDLE]]}
@@ -209,7 +207,7 @@ class Transform:
 
     def _improvements(self, effort: int) -> tuple[float, ...]:
         """How far the bottom latents of a tile go each time that they are improved."""
-        return IMPROVEMENTS[effort] if self.improver and self.config.levels[-1].stages else ()
+        return IMPROVEMENTS[effort] if self.improvers and self.config.levels[-1].stages else ()
 
     def _trials(self, effort: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How many rounds of trials the middle and the bottom have in each of their turns."""
@@ -220,30 +218,32 @@ class Transform:
         )
         return of_middle, of_bottom
 
-    def _improve(self, known: dict[str, Any], steps: Sequence[float], effort: int, last: bool, trials: Trials | None) -> None:
+    def _improve(self, known: dict[str, Any], steps: Sequence[float], effort: int, trials: Trials | None) -> None:
         """Moves the bottom latents that are `known`, each time by a step, and finds the bottom codes again."""
         for left, step in enumerate(steps, 1 - len(steps)):
-            self._move(known, step, last, trials)
+            self._move(known, step, trials)
             known[LEVELS[BOTTOM]] = self.ranked(BOTTOM, known, PASSING_PATHS if left else PATHS[effort])[0]
 
-    def _move(self, known: dict[str, Any], step: float, last: bool, trials: Trials | None) -> None:
+    def _move(self, known: dict[str, Any], step: float, trials: Trials | None) -> None:
         """Moves the bottom latents that are `known` by a part of the way to those wanted.
 
-        With trials the decoder is adapted to the codes before, as it will be at the end: what that mends no code need mend.
+        With trials the decoder is adapted to the codes before, nearly as it will be at the end: what that mends no code need mend.
         """
-        assert self.improver is not None
         if trials:
             image = trials.tile[: trials.size[0], : trials.size[1]]
             height, width = image.shape[:2]
             adaptation = self.adapt(image, Codes(*(known[name] for name in LEVELS)), trials.quality)
             known["coordinates"] = unpacked(adaptation, height, width, self.config.adaptations)
-        known["latents"] = self._moved(known["latents"], "wanted", self.improver, known, step, last)
+        known["latents"] = self._moved(known["latents"], "wanted", known, step)
 
     @np.errstate(all="ignore")  # a spoilt model's numbers may be none
-    def _moved(self, latents: Floats, name: str, improver: Later, known: dict[str, Any], step: float, last: bool) -> Floats:
-        """Latents (n, D) by `step` of the way nearer to those that an improver gives under a `name` for what is `known`."""
+    def _moved(self, latents: Floats, name: str, known: dict[str, Any], step: float) -> Floats:
+        """Latents (n, D) by `step` of the way nearer to those that an improver gives under its `name` for what is `known`.
+
+        It gives its memory back at once, which others take as much of.
+        """
         scale = np.float32(scale_of(self.config, float(known["quality"][0])))
-        wanted = run(improver(), known | {"coordinates": scale * known["coordinates"]}, last, (name,)).get(name)
+        wanted = run(self.improvers[name](), known | {"coordinates": scale * known["coordinates"]}, True, (name,)).get(name)
         if not isinstance(wanted, np.ndarray) or wanted.shape != latents.shape or not wanted.dtype == latents.dtype == np.float32:
             raise InvalidModelError(f"the model's improver gives no latents '{name}' of the size of its encoder's; export the model again")
         return latents + np.float32(step) * (wanted - latents)

@@ -46,7 +46,7 @@ def model() -> Model:
     """The tiny model, opened."""
     opened = load_model(GOLDENS[-1] / "model")
     transform = opened.transform
-    _ = opened.prior, [part() for part in (*transform.encoders, transform.improver, transform.middle_improver, transform.decoder) if part]
+    _ = opened.prior, [part() for part in (*transform.encoders, *transform.improvers.values(), transform.decoder)]
     return opened
 
 
