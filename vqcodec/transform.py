@@ -35,12 +35,12 @@ from vqcodec.sessions import Later, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
-PATHS = (1, 2, 4, 8, 12, 16, 12, 16, 16, 16)  # kept by the search for codes, by effort
+PATHS = (1, 2, 4, 8, 12, 8, 12, 16, 16, 16)  # kept by the search for codes, by effort
 PASSING_PATHS = 4  # at the bottom before its latents move for the first time or twice in a row: of these codes only the gradient is wanted
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).
 IMPROVEMENTS: tuple[tuple[float, ...], ...]
-IMPROVEMENTS = (*((),) * 6, (0.3,), (0.45, 0.25), (0.45, 0.25), (0.55, 0.3, 0.17))
+IMPROVEMENTS = (*((),) * 5, (0.3,), *((0.45, 0.25),) * 3, (0.55, 0.3, 0.17))
 # How often alternatives of some positions are tried (trials.py), by effort: middle codes after half of the improvements, bottom codes last,
 # both in turns before which, but for the middle's first one, the level's latents go a part of the way to those wanted.
 TRIALS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
