@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests.range_decoder import RangeDecoder
 from tests.support import GOLDENS, IMAGES, Array, load_image, noise, random_codes
 from vqcodec import codec, container, metrics, targets, transform
-from vqcodec.adaptation import LARGEST, Layer, Moments, Rates, adapted, errors_of, finest_side, packed, scale_of, spread, unpacked
+from vqcodec.adaptation import LARGEST, Layer, Moments, Rates, Systems, adapted, errors_of, finest_side, packed, scale_of, spread, unpacked
 from vqcodec.codes import Codes
 from vqcodec.container import Extras
 from vqcodec.errors import DamagedError, InvalidModelError
@@ -327,3 +328,16 @@ def test_the_bench_counts_what_adapts_the_decoder(picture: Array) -> None:
     whole = levels(picture, folder, 60)[-1]
     assert whole.bpp == metrics.bpp(len(data), *SIZE)
     assert np.array_equal(whole.crop, codec.decompress(data, folder))
+
+
+def test_a_long_and_narrow_picture_takes_no_memory_for_what_lies_beyond_it() -> None:
+    """Its blocks are joined as far as they go: a square around 1 x 2,048 of them would hold 128 MiB of these small matrices."""
+    rng = np.random.default_rng(0)
+    systems = Systems(rng.random((1, 2048, 2, 2), np.float32), rng.random((1, 2048, 2), np.float32))
+    tracemalloc.start()
+    merged = systems.merged(2048)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.allclose(merged.matrices[0, 0], systems.matrices.sum((0, 1)))
+    assert merged.right.shape == (1, 1, 2)
+    assert peak < 1 << 20

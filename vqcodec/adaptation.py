@@ -38,6 +38,7 @@ SECTION_BITS = 64  # of a section's head, the number of layers and what the rang
 STEP_OF_RATES = 8  # between the rates that the encoder looks at, in units of a sixteenth of a bit
 FITS = 4  # of the coordinates and of how likely they are, in turns
 SWEEPS = 2  # over a block's coordinates in a fit
+TOGETHER = 32  # blocks whose systems are made at once: what comes between is large
 
 
 @dataclass
@@ -48,14 +49,15 @@ class Systems:
     right: Floats
 
     def merged(self, factor: int) -> Systems:
-        """Those of blocks with `factor` times the side."""
+        """Those of blocks with `factor` times the side; beyond the picture there is nothing, however long and narrow it is."""
         height, width = self.right.shape[:2]
+        down, across = min(factor, height), min(factor, width)
         parts = []
         for values in (self.matrices, self.right):
-            rest = [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (values.ndim - 2)
+            rest = [(0, -height % down), (0, -width % across)] + [(0, 0)] * (values.ndim - 2)
             padded = np.pad(values, rest) if factor > 1 else values
-            rows, columns = (side // factor for side in padded.shape[:2])
-            parts.append(padded.reshape(rows, factor, columns, factor, *values.shape[2:]).sum((1, 3)))
+            rows, columns = len(padded) // down, padded.shape[1] // across
+            parts.append(padded.reshape(rows, down, columns, across, *values.shape[2:]).sum((1, 3)))
         return Systems(*parts)
 
 
@@ -90,9 +92,11 @@ class Moments(NamedTuple):
         count, inputs, outputs = basis.shape
         flat, wide = basis.reshape(count, -1), basis.swapaxes(0, 1).reshape(inputs, -1)
         matrices = np.empty((*self.errors.shape, count, count), np.float32)
-        for row, squares in zip(matrices, self.squares, strict=True):  # one after the other: what comes between is large
-            between = (squares @ wide).reshape(-1, inputs, count, outputs).swapaxes(1, 2).reshape(-1, inputs * outputs)
-            row[:] = (between @ flat.T).reshape(-1, count, count)
+        blocks, squares = matrices.reshape(-1, count, count), self.squares.reshape(-1, inputs, inputs)
+        for first in range(0, len(blocks), TOGETHER):
+            between = squares[first : first + TOGETHER] @ wide
+            between = between.reshape(-1, inputs, count, outputs).swapaxes(1, 2).reshape(-1, inputs * outputs)
+            blocks[first : first + TOGETHER] = (between @ flat.T).reshape(-1, count, count)
         return Systems(matrices, self.products.reshape(*self.errors.shape, inputs * outputs) @ flat.T)
 
 
