@@ -7,7 +7,8 @@ Stage after stage, the paths with the smallest `||z - sum e||^2 / w - log2 p(cod
 quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's light
 conditional model, w the level's `rate_weight` (config.py). The prior that writes the file knows more, but needs the finer codes'
 neighbours, which are not chosen yet.
-A position ends where all its paths take code 0: nearly always the later codes would be 0 too, and most positions end early.
+A position ends where all its paths take code 0: nearly always the later codes would be 0 too, and most positions end early. Codes 0 are
+no zero vectors, and the decoder adds those of all later stages: so a path counts as if it ended where it is.
 """
 
 from __future__ import annotations
@@ -45,14 +46,16 @@ class Stage:
     hidden: Floats  # (C + 1, C)
     logits: Floats  # (C + 1, K): in bits, but for what all codes share
     rate_weight: float = 1.0
+    rest: Floats | float = 0.0  # (D,): what the later stages' codes 0 add up to
 
     @cached_property
     @np.errstate(all="ignore")  # a spoilt model's numbers may be none
     def costs(self) -> Floats:
-        """(D + 2, K): with a residual r, 1 and a cost this gives `(-2 r.e + |e|^2) / rate_weight + cost`."""
-        squares = np.square(self.codebook).sum(1)
-        distances = np.concatenate([-2 * self.codebook.T, squares[None]]) / np.float32(self.rate_weight)
-        return np.concatenate([distances, np.ones_like(squares)[None]])
+        """(D + 2, K): with a residual r, 1 and a cost this gives `(|r - e - rest|^2 - |r - e_0 - rest|^2) / rate_weight + cost`."""
+        further = self.codebook - self.codebook[0]
+        constant = (further * (self.codebook + self.codebook[0] + 2 * self.rest)).sum(1)
+        distances = np.concatenate([-2 * further.T, constant[None]]) / np.float32(self.rate_weight)
+        return np.concatenate([distances, np.ones_like(constant)[None]])
 
 
 class Search:
@@ -84,12 +87,13 @@ class Search:
 
         size, dim = config.codebook_size, config.dim
         codebooks = take("codebooks", config.stages, size, dim)
+        rests = codebooks[::-1, 0].cumsum(0)[::-1] - codebooks[:, 0]
         stages: list[Stage] = []
         for index, codebook in enumerate(codebooks):
             logits = linear(f"logits.{index}", width, size)
             logits = (logits - logits.mean(1, keepdims=True)) * LOG2_E  # without what all codes share, so that powers stay in range
             from_sum = linear(f"from_sum.{index - 1}", dim, width) if index else None
-            stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits, config.rate_weight))
+            stages.append(Stage(codebook, from_sum, linear(f"hidden.{index}", width, width), logits, config.rate_weight, rests[index]))
         return Search(stages)
 
     def __call__(self, latents: Floats, context: Floats, paths: int) -> NDArray[np.int32]:
@@ -146,7 +150,7 @@ class Search:
         found = np.zeros((wanted, len(self.stages), count), np.intp)
         here = np.arange(count)  # the positions that have not ended
         total = np.zeros((count, 1, dim), np.float32)  # of each path
-        cost = np.zeros((count, 1), np.float32)  # of each path, but for the squared latents, which all share
+        cost = np.zeros((count, 1), np.float32)  # of each path, but for the distance of no codes but 0, which all share
         history = np.zeros((0, count, 1), np.intp)
         for index, stage in enumerate(self.stages):
             table = self._costs(index, latents, context, total, cost)

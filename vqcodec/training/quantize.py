@@ -93,7 +93,7 @@ class ResidualQuantizer(nn.Module):
         searched = found.new_zeros(count)
         here = torch.arange(count, device=latents.device)  # the positions that have not ended; their paths stand together
         total, residual = torch.zeros_like(latents), latents
-        cost = latents.square().sum(-1)  # of each path so far: its squared distance and its bits
+        cost = latents.new_zeros(count)  # of each path so far: its squared distance, less that of no codes but 0, and its bits
         history = here.new_zeros(count, 0)
         kept = 1
         for stage in range(self.config.stages):
@@ -113,13 +113,19 @@ class ResidualQuantizer(nn.Module):
         return found, searched
 
     def _continued(self, stage: int, cost: Tensor, residual: Tensor, logits: Tensor, weight: float | Tensor) -> Tensor:
-        """Costs (N, K) of all codes after paths of `cost` (N,): the change of ||r||^2 to ||r - e_k||^2, and bits by `logits` (N, K)."""
+        """Costs (N, K) of all codes after paths of `cost` (N,): bits by `logits` (N, K), and what e_k changes in ||r - e - rest||^2.
+
+        The rest are the later stages' codes 0; and the change is that from code 0, after which the distance stays as it was.
+        """
         codebook = self.codebooks[stage].detach()
+        rest = self.codebooks[stage + 1 :, 0].detach().sum(0)
+        further = codebook - codebook[0]
+        constant = (further * (codebook + codebook[0] + 2 * rest)).sum(-1, keepdim=True)
         with torch.autocast(residual.device.type, enabled=False):  # bfloat16 distances would choose wrong codes
-            # -2 r.e + |e|^2 + cost - weight * logits as one product: each such table takes as much memory as all else together
+            # -2 r.e + constant + cost - weight * logits as one product: each such table takes as much memory as all else together
             cost = cost + weight * logits.logsumexp(-1)
             left = torch.cat([F.pad(residual, (0, 1), value=-0.5), -0.5 * cost[:, None]], 1)
-            right = torch.cat([codebook, F.pad(codebook.square().sum(-1, keepdim=True), (0, 1), value=1)], 1)
+            right = torch.cat([further, F.pad(constant, (0, 1), value=1)], 1)
             if isinstance(weight, Tensor):
                 return torch.addmm(logits.mul_(-weight), left, right.T, alpha=-2.0)
             return torch.addmm(logits, left, right.T, beta=-weight, alpha=-2.0)
