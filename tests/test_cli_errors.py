@@ -179,3 +179,30 @@ def test_read_only_folder(tmp_path: Path) -> None:
             pytest.skip("this user may write everywhere")
     finally:
         folder.chmod(0o755)
+
+
+def test_an_error_names_its_file(tmp_path: Path) -> None:
+    for name in ("a", "file", "two  spaces.vq"):
+        (tmp_path / name).write_bytes(b"")
+        refuses(tmp_path, "decompress", name, "out.png", "-m", MODEL, says=f"vqcodec: {name}: the file is empty")
+    (tmp_path / "no  picture.png").write_bytes(b"x")
+    refuses(tmp_path, "compress", "no  picture.png", "-m", MODEL, says="vqcodec: no picture.png is no image")  # once, and in one line
+
+
+def test_the_empty_path(tmp_path: Path) -> None:
+    (tmp_path / "a.vq").write_bytes(FILE)
+    for arguments in (("compress", "", "x.vq"), ("info", ""), ("compare", "", "a.vq")):
+        refuses(tmp_path, *arguments, "-m", MODEL, says="the empty path is no file")
+
+
+def test_a_link_to_nothing_is_an_output_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image.write(noise(8, 8)))
+    (tmp_path / "a.vq").symlink_to("elsewhere.vq")
+    refuses(tmp_path, "compress", "a.png", "-m", MODEL, says="a.vq exists; use --force")
+
+
+def test_a_long_name_of_many_bytes_a_letter(tmp_path: Path) -> None:
+    name = "\u6587" * 79  # with its suffix 241 bytes of the 255 that a name may have
+    (tmp_path / f"{name}.png").write_bytes(image.write(noise(8, 8)))
+    assert vqcodec("compress", f"{name}.png", "-m", MODEL, cwd=tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.vq"}

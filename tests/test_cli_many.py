@@ -15,7 +15,9 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.support import GOLDEN, ROOT, noise, vqcodec
-from vqcodec import codec, container, image
+from vqcodec import batch, codec, container, image, processes
+from vqcodec.convert import CompressOptions, Outcome
+from vqcodec.errors import ImageError
 from vqcodec.model import Model
 
 MODEL = GOLDEN / "model"
@@ -229,3 +231,43 @@ def test_the_magic_snippet(tmp_path: Path, model: Model) -> None:
     (tmp_path / "a.vq").write_bytes(codec.compress(np.zeros((5, 9, 2), np.uint8), 50, model))
     said = subprocess.run([*command, tmp_path / "a.vq"], capture_output=True, check=True).stdout
     assert said == b"vqcodec image data, version 2, 9 x 5, gray, with alpha\n"
+
+
+def test_where_all_files_fail_no_others_are_done(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    result = vqcodec("compress", "a.png", "b.png", "--out-dir", "out", "-m", MODEL, cwd=tmp_path)
+    assert result.stderr.decode().splitlines()[-1] == "vqcodec: 2 of 2 files failed, see above"
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def locked(path: str | Path) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(ImageError, match="deep cannot be read: Permission denied"):
+        batch.plan([str(album / "album")], CompressOptions(model=str(MODEL)), ".vq", str(album / "out"), True)
+
+
+@pytest.mark.parametrize(("wanted", "each"), [(0, 3), (2, 2)])
+def test_workers_share_the_processors_that_there_are(wanted: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve among four workers; or for each what `VQCODEC_THREADS` says."""
+    started: list[int] = []
+
+    class StoppedError(Exception):
+        """No process need start for this."""
+
+    def open_pool(count: int, start: object, threads: int) -> None:
+        started.extend((count, threads))
+        raise StoppedError
+
+    monkeypatch.setattr(processes, "open_pool", open_pool)
+    monkeypatch.setattr(processes, "threads", lambda: 12)
+    monkeypatch.setattr(processes, "wanted_threads", lambda: wanted)
+    with pytest.raises(StoppedError):
+        list(processes.run(lambda job: Outcome(*job, "done"), [], 4))
+    assert started == [4, each]

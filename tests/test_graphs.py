@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")  # the codec itself never needs it
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from tests.support import DEFAULT_MODEL, GOLDEN, GOLDENS, noise, run_python  # noqa: E402
-from vqcodec import graphs, limits  # noqa: E402
+from vqcodec import graphs, limits, sessions  # noqa: E402
 from vqcodec.errors import InvalidModelError, VQCodecError  # noqa: E402
 from vqcodec.model import CARD, DECODE, ENCODE, ENCODERS, IMPROVE, IMPROVE_MIDDLE, LAYOUTS, PRIOR, WEIGHTS, load_model  # noqa: E402
 
@@ -349,3 +349,20 @@ def test_pipes_and_devices_are_no_files_of_a_model(name: str, folder: Path) -> N
     os.mkfifo(folder / name)
     with pytest.raises(InvalidModelError, match=name):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "says", ["BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9", "std::bad_alloc"]
+)
+def test_too_little_memory_is_not_the_model_s_fault(says: str) -> None:
+    class Session:
+        """One that has too little."""
+
+        def get_inputs(self) -> list[object]:
+            return []
+
+        def get_outputs(self) -> list[object]:
+            raise RuntimeError(says)
+
+    with pytest.raises(MemoryError):
+        sessions.run(Session(), {}, True)

@@ -83,3 +83,8 @@ def test_the_command_draws_a_picture(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert b"--force" in again.stderr
     assert run("sample", "c.png", "--size", "0x5", cwd=tmp_path).returncode == 2
+
+
+def test_of_a_gray_file_the_picture_is_gray(model: Model) -> None:
+    data = codec.compress(noise(40, 56)[:, :, 0], 60, model)
+    assert sample.sample_from(data, 1, model=model).shape == (40, 56)

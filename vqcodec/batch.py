@@ -107,6 +107,12 @@ def _found(name: str, wanted: frozenset[str] | set[str], recursive: bool) -> Ite
         return
     if not recursive:
         raise ImageError(f"{name} is a directory; add --recursive to take the files below it")
-    for found in sorted(path.rglob("*")):
+    below = (Path(folder) / file for folder, _, names in os.walk(path, onerror=_unreadable) for file in names)
+    for found in sorted(below):
         if found.suffix.lower() in wanted and found.is_file():
             yield found, found.relative_to(path)
+
+
+def _unreadable(error: OSError) -> None:
+    """Pictures that nobody sees are not left out in silence."""
+    raise ImageError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or name what else there is") from error

@@ -62,10 +62,12 @@ def show(outcomes: Iterable[Outcome], total: int, as_json: bool, verbose: bool, 
     for outcome in later:
         _one(outcome, as_json, verbose, quiet)
     for outcome in failed:
-        named = outcome.input in outcome.error or outcome.input == STREAM
+        source = " ".join(outcome.input.split())  # as in an error, which is one line
+        named = outcome.error.startswith((f"{source} ", f"{source}:")) or source == STREAM
         click.echo(f"vqcodec: {outcome.error if named else f'{outcome.input}: {outcome.error}'}", err=True)
     if failed and total > 1:
-        click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above; the others are done", err=True)
+        others = "; the others are done" if len(failed) < total else ""
+        click.echo(f"vqcodec: {len(failed)} of {total} files failed, see above{others}", err=True)
     return FAILED if failed else DAMAGED if lost else 0
 
 

@@ -35,7 +35,7 @@ def target(source: str, output: str | None, suffix: str, force: bool) -> str:
             raise OutputError(f"{output} is a directory; name a file")
         if source != STREAM and path.is_file() and Path(source).exists() and path.samefile(source):
             raise OutputError(f"{output} is the input itself; name another OUTPUT")
-        if path.exists() and not force:
+        if os.path.lexists(path) and not force:  # also a link to nothing
             raise OutputError(f"{output} exists; use --force to overwrite it, or name another OUTPUT")
         if not path.absolute().parent.is_dir():
             raise OutputError(f"{path.parent} is no directory; create it first")
@@ -54,6 +54,8 @@ def make_parent(name: str) -> None:
 
 def read(source: str, limit: int) -> bytes:
     """All bytes of a file or of standard input; raises `ImageError` where it cannot be read, `LimitError` for more than `limit`."""
+    if not source:  # which would be the directory that one is in
+        raise ImageError("the empty path is no file; name a file")
     if source == STREAM:
         if sys.stdin is None:
             raise ImageError("there is no standard input; name a file")
@@ -108,7 +110,7 @@ def _write_all(path: Path, data: bytes, force: bool) -> None:
     if force:
         path = Path(os.path.realpath(path))  # a link stays one
     # named here, not by the system: whatever interrupts this, the name is known and the file removed
-    temporary = path.absolute().parent / f".{path.name[:100]}.{os.urandom(8).hex()}"
+    temporary = path.absolute().parent / f".{os.fsdecode(os.fsencode(path.name)[:100])}.{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
             if force and path.exists():

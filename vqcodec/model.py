@@ -31,7 +31,7 @@ from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ImageError, InvalidModelError, ModelNotFoundError, first_line
 from vqcodec.prior import Prior
 from vqcodec.search import Search, wanted_threads
-from vqcodec.sessions import Later
+from vqcodec.sessions import Later, refuse_as_memory
 from vqcodec.tiles import Image
 from vqcodec.transform import PATHS, TRIALS, Transform
 
@@ -191,6 +191,7 @@ def _session(name: str, files: Mapping[str, bytes], weights: Mapping[str, NDArra
         # without the fallback, which prints to standard output and tries the same again
         session = onnxruntime.InferenceSession(files[name], options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime has no exception class of its own
+        refuse_as_memory(error)
         raise InvalidModelError(f"the model's {name} cannot be opened: {first_line(error)}; export the model again") from error
     session.weights = values  # it reads them where they are, so they must live as long
     return session

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 from vqcodec import signals
 from vqcodec.convert import Job, Outcome
+from vqcodec.search import threads, wanted_threads
 from vqcodec.signals import ENDING, SIGNALLED
 
 MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
@@ -28,8 +29,11 @@ _at_work: list[bool] = []  # whether a call is under way in this process
 
 
 def run(attempt: Attempt, jobs: Sequence[Job], count: int) -> Iterator[Outcome]:
-    """Makes the attempts in `count` processes, and yields the outcomes in the order of finishing."""
-    with open_pool(count, start_worker, max(1, (os.cpu_count() or 1) // count)) as pool:
+    """Makes the attempts in `count` processes, and yields the outcomes in the order of finishing.
+
+    Together they use the processors that this one may, unless `VQCODEC_THREADS` says how many threads each has.
+    """
+    with open_pool(count, start_worker, wanted_threads() or max(1, threads() // count)) as pool:
         try:
             waiting = {_submitted(pool, attempt, job): job for job in jobs}
             for future in as_completed(waiting):
@@ -77,10 +81,10 @@ def _carry_out(call: Callable[[], R]) -> R:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-def start_worker(threads: int) -> None:
-    """Shares the processor out among the workers."""
+def start_worker(count: int) -> None:
+    """Begins a worker of so many threads."""
     receive_signals()
-    os.environ["VQCODEC_THREADS"] = str(threads)
+    os.environ["VQCODEC_THREADS"] = str(count)
 
 
 @contextmanager

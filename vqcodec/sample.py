@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vqcodec import bitstream, container
+from vqcodec import bitstream, channels, container
 from vqcodec.codec import ModelLike, find_model, open_model
 from vqcodec.codes import CodeMap, Codes, map_sizes
 from vqcodec.config import LEVELS, QUALITY_STEPS
@@ -38,7 +38,7 @@ def sample(height: int, width: int, quality: float = 50, seed: int = 0, model: M
 
 
 def sample_from(data: bytes, keep: int, seed: int = 0, model: ModelLike | None = None) -> Image:
-    """Draws the finer levels anew, given the `keep` coarsest ones (1 or 2) of a `.vq` file; an image uint8 (H, W, 3).
+    """Draws the finer levels anew, given the `keep` coarsest ones (1 or 2) of a `.vq` file.
 
     Raises as `codec.decompress` does.
     """
@@ -49,7 +49,7 @@ def sample_from(data: bytes, keep: int, seed: int = 0, model: ModelLike | None =
     opened = find_model(held.model_id, model)
     kept = bitstream.read(opened.prior, held.levels[:keep], held.height, held.width, held.quality)[:keep]
     codes = draw(opened, held.height, held.width, held.quality, np.random.default_rng(seed), kept)
-    return opened.transform.decode(codes, held.height, held.width, held.quality)
+    return channels.join(opened.transform.decode(codes, held.height, held.width, held.quality), held.gray, None)
 
 
 def draw(model: Model, height: int, width: int, quality: int, random: np.random.Generator, given: Sequence[CodeMap]) -> Codes:

@@ -43,6 +43,12 @@ class Later:
             self._session.set_exception(error)
 
 
+def refuse_as_memory(error: Exception) -> None:
+    """Raises `MemoryError` where this error of ONNX Runtime says that there is too little, and the model is not to blame."""
+    if any(said in str(error) for said in ("Failed to allocate memory", "bad_alloc")):
+        raise MemoryError(str(error)) from error
+
+
 def run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Runs a graph on those of its inputs that are known, and gives its outputs, all or some, by their names.
 
@@ -61,4 +67,5 @@ def run(session: Any, known: dict[str, Any], last: bool, outputs: tuple[str, ...
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime has no exception class of its own
+        refuse_as_memory(error)
         raise InvalidModelError(f"the model's graph fails: {first_line(error)}; export the model again") from error
