@@ -144,7 +144,7 @@ def test_more_paths_find_better_codes(everything: tuple[dict[str, Array], Array,
     assert means[0] > means[-1]
 
 
-def test_a_position_ends_where_all_its_paths_take_code_0() -> None:
+def test_a_path_ends_with_its_first_code_0() -> None:
     """Up to there the codes are those of a quantiser with so many stages, after it all are 0."""
     made, (latents, context) = tensors(), latents_and_context(300)
     made["q.codebooks"][:, 0] = 0
@@ -158,8 +158,9 @@ def test_a_position_ends_where_all_its_paths_take_code_0() -> None:
     for stages in range(1, LEVEL.stages + 1):
         codes = Search(quantiser.stages[:stages])(latents, context, 1)
         assert np.array_equal(codes, found[:stages])
-    several = quantiser(latents, context, 4)
-    assert ((several == 0)[:-1] & (several != 0)[1:]).any()  # another path went on
+    several = quantiser.ranked(latents, context, 4, 4)
+    assert not ((several == 0)[:, :-1] & (several != 0)[:, 1:]).any()
+    assert ((several[0] == 0) & (several[1] != 0)).any()  # the best path has ended, and others went on
 
 
 def test_positions_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

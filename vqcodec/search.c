@@ -48,9 +48,10 @@ typedef struct {
 /* One piece of memory: `here` is its beginning. */
 typedef struct {
     int64_t *here;             /* (count): the positions that have not ended */
+    int64_t *rows, *first;     /* (BLOCK * kept), (BLOCK + 1): a block's paths that have not ended, and where each position's begin */
     float *latents, *context; /* (count, dim), (count, width): theirs */
     path_arrays now, next;
-    float *from_context, *from_sum, *hidden, *residual, *table, *logits, *units; /* of a block */
+    float *from_context, *from_sum, *hidden, *sums, *residual, *table, *logits, *units; /* of a block's paths */
     choice *list;
     int16_t *pairs;
 } work;
@@ -73,12 +74,14 @@ static inline void insert(choice *list, int64_t count, choice candidate) {
 static int begin(const quantiser *net, const float *latents, const float *context, int64_t count, int64_t paths, work *w) {
     const int64_t stages = net->stages, size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width);
     const int64_t rows = count * paths, block = BLOCK * paths;
-    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + dim + 2 * size + 1);
+    const int64_t floats = count * (dim + width) + 2 * rows * (dim + 1) + block * (2 * wide + width + 2 * dim + 2 * size + 1);
     const int64_t longest = (dim > width ? dim : width) + 1; /* room for a whole pair */
-    w->here = malloc(count * sizeof *w->here + floats * sizeof(float) + block * (sizeof(choice) + longest * sizeof(int16_t)) +
+    w->here = malloc((count + block + BLOCK + 1) * sizeof *w->here + floats * sizeof(float) + block * (sizeof(choice) + longest * sizeof(int16_t)) +
                      2 * rows * stages * sizeof(int32_t));
     if (!w->here) return 0;
-    w->latents = (float *)(w->here + count);
+    w->rows = w->here + count;
+    w->first = w->rows + block;
+    w->latents = (float *)(w->first + BLOCK + 1);
     w->context = w->latents + count * dim;
     w->now.total = w->context + count * width;
     w->next.total = w->now.total + rows * dim;
@@ -87,7 +90,8 @@ static int begin(const quantiser *net, const float *latents, const float *contex
     w->from_context = w->next.cost + rows;
     w->from_sum = w->from_context + block * wide;
     w->hidden = w->from_sum + block * wide;
-    w->residual = w->hidden + block * width;
+    w->sums = w->hidden + block * width;
+    w->residual = w->sums + block * dim;
     w->table = w->residual + block * dim;
     w->logits = w->table + block * size;
     w->units = w->logits + block * size;
@@ -250,39 +254,46 @@ TARGET static float NAME(log_sum)(const float *logits, int64_t count) {
     return largest + log2f(sum);
 }
 
-/* The `wanted` least of `rows` rows of costs, each plus its own: in order. */
-TARGET static void NAME(least)(const float *table, int64_t rows, int64_t size, choice *list, int64_t wanted) {
-    for (int64_t i = 0; i < wanted; i++) list[i] = (choice){INFINITY, 0, 0};
+/* Puts what is less in `rows` rows of costs, those of the paths from `paths` on less `begin`, into the list of the `wanted` least. */
+TARGET static void NAME(least)(const float *table, const int64_t *paths, int64_t begin, int64_t rows, int64_t size, choice *list, int64_t wanted) {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t k = 0; k < size; k += LANES) {
             const float *costs = table + row * size + k;
             uint32_t lower = LOWER(NAME(load)(costs), list[wanted - 1].cost);
             for (; lower; lower &= lower - 1) {
                 int lane = __builtin_ctz(lower);
-                if (costs[lane] < list[wanted - 1].cost) insert(list, wanted, (choice){costs[lane], (int32_t)row, (int32_t)k + lane});
+                if (costs[lane] < list[wanted - 1].cost) insert(list, wanted, (choice){costs[lane], (int32_t)(paths[row] - begin), (int32_t)k + lane});
             }
         }
 }
 
-/* What every code after every path of some positions, from `start` on, costs: work->table (positions * kept, size). */
+/* What every code costs after every path of some positions, from `start` on, that has not ended: work->table (paths, size). */
 TARGET static void NAME(cost_table)(const quantiser *net, int64_t s, const work *w, int64_t start, int64_t positions, int64_t kept) {
     const stage *now = net->stage + s;
-    const int64_t size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width), rows = positions * kept;
-    const float *latents = w->latents + start * dim, *total = w->now.total + start * kept * dim, *cost = w->now.cost + start * kept;
+    const int64_t size = whole(net->size), dim = net->dim, width = net->width, wide = whole(width);
+    int64_t rows = 0;
+    for (int64_t i = 0; i < positions; i++) {
+        w->first[i] = rows;
+        for (int64_t path = (start + i) * kept; path < (start + i + 1) * kept; path++)
+            if (!s || w->now.history[path * net->stages + s - 1]) w->rows[rows++] = path;
+    }
+    w->first[positions] = rows;
+    for (int64_t row = 0; row < rows; row++) memcpy(w->sums + row * dim, w->now.total + w->rows[row] * dim, dim * sizeof(float));
     NAME(product)(w->context + start * width, positions, width, &now->hidden, wide, w->pairs, w->units, w->from_context);
-    if (s) NAME(product)(total, rows, dim, &now->from_sum, wide, w->pairs, w->units, w->from_sum);
+    if (s) NAME(product)(w->sums, rows, dim, &now->from_sum, wide, w->pairs, w->units, w->from_sum);
     for (int64_t row = 0; row < rows; row++) {
-        const float *first = w->from_context + row / kept * wide, *second = w->from_sum + row * wide;
+        const int64_t position = w->rows[row] / kept;
+        const float *first = w->from_context + (position - start) * wide, *second = w->from_sum + row * wide, *sum = w->sums + row * dim;
         for (int64_t c = 0; c < width; c++) {
             float x = s ? first[c] + second[c] : first[c];
             w->hidden[row * width + c] = x > SLOPE * x ? x : SLOPE * x;
         }
-        for (int64_t d = 0; d < dim; d++) w->residual[row * dim + d] = latents[row / kept * dim + d] - total[row * dim + d];
+        for (int64_t d = 0; d < dim; d++) w->residual[row * dim + d] = w->latents[position * dim + d] - sum[d];
     }
     NAME(product)(w->hidden, rows, width, &now->logits, size, w->pairs, w->units, w->logits);
     NAME(product)(w->residual, rows, dim, &now->distances, size, w->pairs, w->units, w->table);
     for (int64_t row = 0; row < rows; row++) {
-        float own = cost[row] + NAME(log_sum)(w->logits + row * size, size);
+        float own = w->now.cost[w->rows[row]] + NAME(log_sum)(w->logits + row * size, size);
         for (int64_t k = 0; k < size; k++) w->table[row * size + k] += own - w->logits[row * size + k];
     }
 }
@@ -294,11 +305,18 @@ TARGET static int64_t NAME(go_on)(const quantiser *net, int64_t s, const work *w
     const int64_t size = whole(net->size), dim = net->dim, width = net->width, stages = net->stages;
     for (int64_t i = 0; i < positions; i++) {
         const int64_t position = start + i;
-        NAME(least)(w->table + i * kept * size, kept, size, w->list, following);
+        for (int64_t n = 0; n < following; n++) w->list[n] = (choice){INFINITY, 0, 0};
+        for (int64_t n = 0; s && n < kept; n++) /* those that have ended stay as they are */
+            if (!w->now.history[(position * kept + n) * stages + s - 1] && w->now.cost[position * kept + n] < w->list[following - 1].cost)
+                insert(w->list, following, (choice){w->now.cost[position * kept + n], (int32_t)n, 0});
+        const int64_t first = w->first[i];
+        NAME(least)(w->table + first * size, w->rows + first, position * kept, w->first[i + 1] - first, size, w->list, following);
         int32_t any = 0;
         for (int64_t n = 0; n < following; n++) any |= w->list[n].code;
         for (int64_t rank = 0; rank < ranks; rank++) {
-            const choice *ended = w->list + (rank < following ? rank : following - 1);
+            int64_t found = rank < following ? rank : following - 1;
+            while (found && w->list[found].cost == INFINITY) found--; /* there are fewer */
+            const choice *ended = w->list + found;
             const int32_t *earlier = w->now.history + (position * kept + ended->path) * stages;
             int32_t *to = codes + rank * plane + w->here[position];
             for (int64_t before = 0; before < s; before++) to[before * pitch] = earlier[before];

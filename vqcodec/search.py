@@ -7,8 +7,8 @@ Stage after stage, the paths with the smallest `||z - sum e||^2 / w - log2 p(cod
 quantisation: Chou, Lookabaugh and Gray 1989, eq. 5; with the M-algorithm: Jelinek and Anderson 1971), p by the transform's light
 conditional model, w the level's `rate_weight` (config.py). The prior that writes the file knows more, but needs the finer codes'
 neighbours, which are not chosen yet.
-A position ends where all its paths take code 0: nearly always the later codes would be 0 too, and most positions end early. Codes 0 are
-no zero vectors, and the decoder adds those of all later stages: so a path counts as if it ended where it is.
+A path ends with its first code 0: all later ones are 0 too. Codes 0 are no zero vectors, and the decoder adds those of all later stages:
+so a path counts as if it ended where it is. A position ends where all its paths have, and most do early.
 """
 
 from __future__ import annotations
@@ -153,15 +153,19 @@ class Search:
         cost = np.zeros((count, 1), np.float32)  # of each path, but for the distance of no codes but 0, which all share
         history = np.zeros((0, count, 1), np.intp)
         for index, stage in enumerate(self.stages):
-            table = self._costs(index, latents, context, total, cost)
-            size = table.shape[1]
-            table = table.reshape(len(here), -1)
+            goes_on = history[-1] > 0 if index else np.ones_like(cost, bool)
+            size = len(stage.codebook)
+            table = np.full((*cost.shape, size), np.inf, np.float32)
+            table[goes_on] = self._costs(index, latents, context, total, cost, goes_on)
+            table[~goes_on, 0] = cost[~goes_on]
             last = index == len(self.stages) - 1
-            cost, best = _least(table, min(wanted if last else paths, table.shape[1]))
+            cost, best = _least(table.reshape(len(here), -1), min(wanted if last else paths, cost.shape[1] * size))
             path, codes = np.divmod(best, size)
+            codes[cost == np.inf] = 0  # there are fewer
             history = np.concatenate([history[:, np.arange(len(here))[:, None], path], codes[None]])
+            there = np.maximum((cost < np.inf).sum(1), 1)
             for rank in range(wanted):
-                found[rank, : index + 1, here] = history[:, :, min(rank, history.shape[2] - 1)].T
+                found[rank, : index + 1, here] = history[:, np.arange(len(here)), np.minimum(rank, there - 1)].T
             longer = np.flatnonzero(codes.any(1))
             if last or not len(longer):
                 break
@@ -169,18 +173,19 @@ class Search:
             here, latents, context, cost, history = here[longer], latents[longer], context[longer], cost[longer], history[:, longer]
         return found
 
-    def _costs(self, index: int, latents: Floats, context: Floats, total: Floats, cost: Floats) -> Floats:
-        """What every code after every path costs (N * P, K), from the paths' sums (N, P, D) and costs (N, P)."""
-        stage, dim = self.stages[index], total.shape[2]
-        hidden = _affine(context, stage.hidden)[:, None]
+    def _costs(self, index: int, latents: Floats, context: Floats, total: Floats, cost: Floats, paths: NDArray[np.bool_]) -> Floats:
+        """What every code costs (n, K) after n of the paths (N, P), whose sums (N, P, D) and costs (N, P) these are."""
+        stage, dim, positions = self.stages[index], total.shape[2], paths.nonzero()[0]
+        total = total[paths]
+        hidden = _affine(context, stage.hidden)[positions]
         if stage.from_sum is not None:
-            hidden = hidden + _affine(total.reshape(-1, dim), stage.from_sum).reshape(*total.shape[:2], -1)
-        hidden = np.maximum(hidden, SLOPE * hidden).reshape(-1, hidden.shape[2])
+            hidden += _affine(total, stage.from_sum)
+        hidden = np.maximum(hidden, SLOPE * hidden)
         logits = _affine(hidden, stage.logits)
         norm, table = _log_sum(logits)
         residual = np.empty((len(logits), dim + 2), np.float32)
-        residual[:, :dim].reshape(total.shape)[:] = latents[:, None] - total
-        residual[:, dim], residual[:, dim + 1] = 1, cost.ravel() + norm
+        residual[:, :dim] = latents[positions] - total
+        residual[:, dim], residual[:, dim + 1] = 1, cost[paths] + norm
         np.matmul(residual, stage.costs, out=table)
         table -= logits
         return table

@@ -35,7 +35,7 @@ from vqcodec.sessions import Later, run
 from vqcodec.tiles import Image, Span, aligned, inner, kept, pad, tiles
 from vqcodec.trials import BOTTOM, MIDDLE, Trials
 
-PATHS = (1, 2, 4, 8, 12, 8, 12, 16, 16, 16)  # kept by the search for codes, by effort
+PATHS = (1, 2, 6, 12, 20, 12, 16, 24, 24, 24)  # kept by the search for codes, by effort
 PASSING_PATHS = 4  # at the bottom before its latents move for the first time or twice in a row: of these codes only the gradient is wanted
 # What part of the way to those wanted the bottom latents go each time before they are searched again, by effort. Long steps first, which
 # alone would lead astray, and then ever shorter ones (bench/LOG.md).

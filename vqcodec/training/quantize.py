@@ -84,7 +84,8 @@ class ResidualQuantizer(nn.Module):
     def search(self, latents: Tensor, context: Tensor, rate_weight: float | Tensor, paths: int) -> tuple[Tensor, Tensor]:
         """The path through the stages with the smallest `||z - sum e||^2 + rate_weight * bits` that is found.
 
-        Returns codes (N, S) and the number of stages searched (N,): a position ends where all its paths take code 0 (search.py).
+        Returns codes (N, S) and the number of stages searched (N,): a path ends with its first code 0, and a position where all its paths
+        have (search.py).
         `rate_weight` comes on top of the level's own.
         """
         size, count = self.config.codebook_size, len(latents)
@@ -98,7 +99,12 @@ class ResidualQuantizer(nn.Module):
         kept = 1
         for stage in range(self.config.stages):
             logits = self.raw_logits(stage, self.hidden[stage](context[here]).repeat_interleave(kept, 0), total)
-            table = self._continued(stage, cost, residual, logits, weight).view(len(here), kept * size)
+            ended, before = history[:, -1:] == 0 if stage else None, cost
+            table = self._continued(stage, cost, residual, logits, weight)
+            if ended is not None:  # what has ended goes on with code 0, at no cost
+                table = torch.where(ended, torch.inf, table)
+                table[:, 0] = torch.where(ended[:, 0], before, table[:, 0])
+            table = table.view(len(here), kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False)
             which = best // size  # of the position's paths
