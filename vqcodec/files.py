@@ -109,8 +109,8 @@ def write(target: str, data: bytes, force: bool) -> None:
 def _write_all(path: Path, data: bytes, force: bool) -> None:
     if force:
         path = Path(os.path.realpath(path))  # a link stays one
-    # named here, not by the system: whatever interrupts this, the name is known and the file removed
-    temporary = path.absolute().parent / f".{os.fsdecode(os.fsencode(path.name)[:100])}.{os.urandom(8).hex()}"
+    # named here, not by the system: whatever interrupts this, the name is known and the file removed; letters have up to four bytes of 255
+    temporary = path.absolute().parent / f".{path.name[:50]}.{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
             if force and path.exists():

@@ -38,7 +38,7 @@ def sample(height: int, width: int, quality: float = 50, seed: int = 0, model: M
 
 
 def sample_from(data: bytes, keep: int, seed: int = 0, model: ModelLike | None = None) -> Image:
-    """Draws the finer levels anew, given the `keep` coarsest ones (1 or 2) of a `.vq` file.
+    """Draws the finer levels anew, given the `keep` coarsest ones (1 or 2) of a `.vq` file: an image uint8 (H, W, 3), or (H, W) if gray.
 
     Raises as `codec.decompress` does.
     """

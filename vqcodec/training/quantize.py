@@ -99,11 +99,11 @@ class ResidualQuantizer(nn.Module):
         kept = 1
         for stage in range(self.config.stages):
             logits = self.raw_logits(stage, self.hidden[stage](context[here]).repeat_interleave(kept, 0), total)
-            ended, before = history[:, -1:] == 0 if stage else None, cost
             table = self._continued(stage, cost, residual, logits, weight)
-            if ended is not None:  # what has ended goes on with code 0, at no cost
-                table = torch.where(ended, torch.inf, table)
-                table[:, 0] = torch.where(ended[:, 0], before, table[:, 0])
+            if stage:  # what has ended goes on with code 0, at no cost
+                ended = history[:, -1] == 0
+                table[ended] = torch.inf
+                table[ended, 0] = cost[ended]
             table = table.view(len(here), kept * size)
             following = 1 if stage == self.config.stages - 1 else paths
             least, best = table.min(-1, keepdim=True) if following == 1 else table.topk(following, -1, largest=False)
